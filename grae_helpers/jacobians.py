@@ -5,107 +5,17 @@ mode does not: there every derivative is taken with the statistics of the batch 
 forward pass at z has, and gradients with respect to parameters still flow through them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from grae_helpers import posteriors, runtime
+from grae_helpers.decoding import ConstantStatistics, Decoder, check_latents
 from grae_helpers.likelihoods import Likelihood
-
-Decoder = Callable[[Tensor], Tensor]
-
-
-class _ConstantStatistics(TorchFunctionMode):
-    """Batch normalisation with statistics that carry no tangent: recorded at the first pass, replayed at later ones."""
-
-    def __init__(self, decoder: Decoder, update: bool = False):
-        super().__init__()
-        self.decoder, self.update, self.recorded, self.complete = decoder, update, [], False
-
-    def run(self, z: Tensor) -> Tensor:
-        self._replay = iter(self.recorded) if self.complete else None
-        with self:
-            g = decode(self.decoder, z)
-        self.complete = True
-        return g
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **kwargs)
-        if func is F.dropout and kwargs.get("training", True) and kwargs.get("p", 0.5) > 0:
-            raise ValueError("decoder: dropout is in train mode; the Jacobian of a random function is not defined")
-        if func is torch.Tensor.add_ and args[0].dtype == torch.int64 and args[0].ndim == 0 and not self._updates():
-            return args[0]  # num_batches_tracked counts forward passes, not passes of a derivative
-        return func(*args, **kwargs)
-
-    def _updates(self) -> bool:
-        return self.update and not self.complete
-
-    def _batch_norm(self, x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
-        if not training:
-            mean, var = running_mean, running_var
-        elif self._replay is not None:
-            mean, var = next(self._replay)
-        else:
-            mean, var = self._record(x, running_mean, running_var, momentum)
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
-        shift = -mean * scale if bias is None else bias - mean * scale
-        return x * scale.view(shape) + shift.view(shape)
-
-    def _record(self, x, running_mean, running_var, momentum):
-        primal = forward_ad.unpack_dual(x).primal if forward_ad._current_level >= 0 else x
-        dims = [0, *range(2, x.ndim)]
-        mean, var = primal.mean(dims), primal.var(dims, correction=0)
-        self.recorded.append((mean, var))
-        if self._updates() and running_mean is not None:
-            n = x.numel() // x.shape[1]
-            with torch.no_grad():
-                running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
-                running_var.lerp_((var.detach() * n / max(n - 1, 1)).to(running_var.dtype), momentum)
-        return mean, var
-
-
-def decode(decoder: Decoder, z: Tensor) -> Tensor:
-    """g = decoder(z) in a plain forward pass, with errors that say what z should have been.
-
-    Raises ValueError for z that is not [batch ≥ 1, d], of another width or device than the decoder's, or whose g has another
-    batch; TypeError for another dtype.
-
-    >>> decode(torch.nn.Linear(2, 3), torch.zeros(1, 4))
-    Traceback (most recent call last):
-    ...
-    ValueError: z: [1, 4] does not fit the decoder: mat1 and mat2 shapes cannot be multiplied (1x4 and 2x3)
-    """
-    if z.ndim != 2 or 0 in z.shape:
-        raise ValueError(f"z: expected [batch ≥ 1, d ≥ 1], got {list(z.shape)}")
-    if isinstance(decoder, torch.nn.Module):
-        _check_placement(decoder, z)
-    try:
-        g = decoder(z)
-    except RuntimeError as error:
-        if "shapes cannot be multiplied" not in str(error):
-            raise
-        raise ValueError(f"z: {list(z.shape)} does not fit the decoder: {error}") from error
-    if g.ndim < 2 or g.shape[0] != z.shape[0]:
-        raise ValueError(f"decoder: expected an output [{z.shape[0]}, ...] for z {list(z.shape)}, got {list(g.shape)}")
-    return g
-
-
-def _check_placement(decoder: torch.nn.Module, z: Tensor) -> None:
-    weight = next(decoder.parameters(), None)
-    if weight is None:
-        return
-    if weight.device != z.device:
-        raise ValueError(f"z: expected on the decoder's device {weight.device}, got {z.device}")
-    if weight.dtype != z.dtype and not torch.is_autocast_enabled(z.device.type):
-        raise TypeError(f"z: expected the decoder's dtype {weight.dtype}, got {z.dtype}")
 
 
 def _push(run: Decoder, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,8 +24,8 @@ def _push(run: Decoder, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     def push(direction: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.jvp(run, (z,), (direction,))
 
-    g, columns = torch.vmap(push, in_dims=2, out_dims=(None, -1))(directions)
-    return g, columns.flatten(1, -2)
+    g, columns = torch.vmap(push, in_dims=2, out_dims=(None, 0))(directions)
+    return g, columns.flatten(2).movedim(0, 2)
 
 
 def _push_first(run: Decoder, z: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +35,7 @@ def _push_first(run: Decoder, z: Tensor, direction: Tensor) -> tuple[Tensor, Ten
         return g, (torch.zeros_like(g) if tangent is None else tangent).flatten(1).unsqueeze(2)
 
 
-def _chunks(batch: int, k: int, *tensors: Tensor) -> Iterator[slice]:
+def _chunks(batch: int, k: int) -> Iterator[slice]:
     """Slices of the batch such that a chunk with its k tangents holds no more than one forward pass of the whole batch.
 
     Where a graph is recorded everything is kept anyway, and the batch is taken whole.
@@ -134,14 +44,11 @@ def _chunks(batch: int, k: int, *tensors: Tensor) -> Iterator[slice]:
     return (slice(start, stop) for start, stop in pairwise([*range(0, batch, size), batch]))
 
 
-def _prepared(decoder: Decoder, z: Tensor) -> _ConstantStatistics:
-    """The decoder with its statistics recorded; the recording pass is made only where a layer needs it."""
-    mode = _ConstantStatistics(decoder)
-    modules = decoder.modules() if isinstance(decoder, torch.nn.Module) else [None]
-    norms = [m for m in modules if m is None or isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    if any(m is None or m.training or m.running_mean is None for m in norms):
-        mode.run(z)
-    return mode
+def _recorded(decoder: Decoder, z: Tensor) -> ConstantStatistics:
+    """The decoder after a plain pass over the whole batch: statistics of a chunk would be other ones."""
+    passes = ConstantStatistics(decoder)
+    passes.run(z)
+    return passes
 
 
 def push_forward(decoder: Decoder, z: Tensor, directions: Tensor) -> Tensor:
@@ -154,7 +61,7 @@ def push_forward(decoder: Decoder, z: Tensor, directions: Tensor) -> Tensor:
     """
     if directions.ndim != 3 or directions.shape[:2] != z.shape:
         raise ValueError(f"directions: expected [{z.shape[0]}, {z.shape[-1]}, k], got {list(directions.shape)}")
-    run = _prepared(decoder, z).run
+    run = _recorded(decoder, z).run
     parts = [_push(run, z[part], directions[part])[1] for part in _chunks(len(z), directions.shape[2])]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -172,8 +79,7 @@ def jacobian(decoder: Decoder, z: Tensor) -> Tensor:
 
 
 def _identity(z: Tensor) -> Tensor:
-    if z.ndim != 2 or 0 in z.shape:
-        raise ValueError(f"z: expected [batch ≥ 1, d ≥ 1], got {list(z.shape)}")
+    check_latents(z)
     return torch.eye(z.shape[1], dtype=z.dtype, device=z.device).expand(*z.shape, z.shape[1])
 
 
@@ -188,15 +94,16 @@ def jacobian_columns(decoder: Decoder, z: Tensor, columns: Tensor) -> tuple[Tens
     >>> g.shape, first.shape
     (torch.Size([5, 3]), torch.Size([5, 3, 1]))
     """
+    check_latents(z)
     batch, latent_dim = z.shape
     if columns.dtype != torch.int64:
         raise TypeError(f"columns: expected int64, got {columns.dtype}")
-    if columns.shape[:-1] not in ((), (batch,)) or columns.numel() == 0:
+    if columns.ndim == 0 or columns.shape[:-1] not in ((), (batch,)) or columns.numel() == 0:
         raise ValueError(f"columns: expected [k] or [{batch}, k], got {list(columns.shape)}")
     if columns.min() < 0 or columns.max() >= latent_dim:
         raise ValueError(f"columns: expected 0 to {latent_dim - 1}, got {columns.min()} to {columns.max()}")
     directions = F.one_hot(columns, latent_dim).to(z.dtype).expand(batch, -1, -1).transpose(1, 2)
-    run = _ConstantStatistics(decoder, update=True).run
+    run = ConstantStatistics(decoder, update=True).run
     g, first = _push_first(run, z, directions[:, :, 0])
     if directions.shape[2] == 1:
         return g, first
@@ -204,34 +111,59 @@ def jacobian_columns(decoder: Decoder, z: Tensor, columns: Tensor) -> tuple[Tens
 
 
 def hessian(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
-    """The exact Hessian of log p(x|z) in z, [batch, d, d] (K&P Eq. 5), by reverse mode over reverse mode.
+    """The exact Hessian of log p(x|z) in z, [batch, d, d] (K&P Eq. 5): Gauss–Newton plus the term that it neglects.
 
-    Shapes: x like the decoder's output, z [batch, d]. Raises what `decode` and the likelihood's check raise.
+    JᵀH_pJ comes from forward mode, in float64; Σ_p (∂ log p/∂g_p) ∇²g_p, which is 0 for piecewise-linear decoders, from reverse
+    over reverse mode. Shapes: x like the decoder's output, z [batch, d]. Raises what `decode` and the likelihood's check raise.
 
     >>> from grae_helpers.likelihoods import Gaussian
-    >>> hessian(torch.nn.Identity(), Gaussian(), torch.zeros(1, 1), torch.ones(1, 1)).item()
-    -1.0
+    >>> hessian(lambda z: z**2, Gaussian(), torch.zeros(1, 1), torch.ones(1, 1)).item()  # of −z⁴/2
+    -6.0
     """
+    return wide_hessian(decoder, likelihood, x, z).to(z.dtype)
+
+
+def wide_hessian(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
+    """`hessian` in float64, as `wide_gauss_newton` is.
+
+    >>> from grae_helpers.likelihoods import Gaussian
+    >>> wide_hessian(torch.nn.Identity(), Gaussian(), torch.zeros(1, 1), torch.ones(1, 1))
+    tensor([[[-1.]]], dtype=torch.float64)
+    """
+    return wide_gauss_newton(decoder, likelihood, x, z) + _widen(_neglected(decoder, likelihood, x, z))
+
+
+def _neglected(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
+    """Σ_p (∂ log p/∂g_p) ∇²g_p, [batch, d, d], the second term of Eq. 5."""
     keep = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         x, z = (tensor.clone() if tensor.is_inference() else tensor for tensor in (x, z))
-        run = _prepared(decoder, z)
-        parts = [_hessian(run, likelihood, x[part], z[part], keep) for part in _chunks(len(z), z.shape[1])]
+        run = _recorded(decoder, z).run
+        parts = [_neglected_part(run, likelihood, x[part], z[part], keep) for part in _chunks(len(z), z.shape[1])]
     return torch.cat(parts)
 
 
-def _hessian(run: _ConstantStatistics, likelihood: Likelihood, x: Tensor, z: Tensor, keep: bool) -> Tensor:
-    z = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()
-    log_density = likelihood.log_prob(x, run.run(z)).sum()
-    (gradient,) = torch.autograd.grad(log_density, z, create_graph=True)
-    if not gradient.requires_grad:
-        return gradient.new_zeros(*z.shape, z.shape[1])
+def _neglected_part(run: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor, keep: bool) -> Tensor:
+    g = run(z)
+    g = g if g.requires_grad else g.detach().requires_grad_()
+    slope = _gradient(likelihood.log_density(x, g).sum(), g)
+    z = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()  # another z: the slope is a constant to it
+    gradient = _gradient((slope * run(z)).sum(), z)
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None, :].expand(-1, len(z), -1)
-    (rows,) = torch.autograd.grad(
-        gradient, z, basis, is_grads_batched=True, create_graph=keep, allow_unused=True, materialize_grads=True
-    )
-    rows = rows.transpose(0, 1) if keep else rows.transpose(0, 1).detach()
+    rows = _gradient(gradient, z, basis, keep).transpose(0, 1)
+    rows = rows if keep else rows.detach()
     return (rows + rows.mT) / 2
+
+
+def _gradient(output: Tensor, of: Tensor, basis: Tensor | None = None, keep: bool = True) -> Tensor:
+    """∂output/∂of with a graph, or its products with a basis; zeros where the output does not depend on it."""
+    found = None
+    if output.requires_grad:
+        batched = basis is not None
+        (found,) = torch.autograd.grad(
+            output, of, basis, create_graph=keep, allow_unused=True, is_grads_batched=batched
+        )
+    return of.new_zeros(of.shape if basis is None else basis.shape) if found is None else found
 
 
 def gauss_newton(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
@@ -248,9 +180,16 @@ def gauss_newton(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor)
 
 
 def wide_gauss_newton(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
-    """`gauss_newton` in the dtype of the log-determinants, float64: at β = 1e-4 float32 would round I + JᵀJ/β too far."""
+    """`gauss_newton` in the dtype of the log-determinants, float64: at β = 1e-4 float32 would round I + JᵀJ/β too far.
+
+    >>> from grae_helpers.likelihoods import Gaussian
+    >>> wide_gauss_newton(torch.nn.Identity(), Gaussian(), torch.zeros(1, 1), torch.ones(1, 1))
+    tensor([[[-1.]]], dtype=torch.float64)
+    """
+    if len(x) != len(z):
+        raise ValueError(f"x and z: expected one batch, got {len(x)} and {len(z)}")
     identity = _identity(z)
-    run = _prepared(decoder, z).run
+    run = _recorded(decoder, z).run
     parts = []
     for part in _chunks(len(z), z.shape[1]):
         g, columns = _push(run, z[part], identity[part])
@@ -265,7 +204,7 @@ def _widen(tensor: Tensor) -> Tensor:
 
 
 def precision_cholesky(hessian: Tensor, beta: float, block_size: int | None = None) -> Tensor:
-    """The Cholesky factor of the blocks of I − H/β, [batch, d, d], in float64.
+    """The Cholesky factor of the blocks of I − H/β, [batch, d, d], in float64. H is symmetric: its lower triangle is read.
 
     Raises ValueError where I − H/β is not positive definite: Eqs. 9–13 (K&P) have no optimum there.
 
@@ -276,11 +215,13 @@ def precision_cholesky(hessian: Tensor, beta: float, block_size: int | None = No
     beta = runtime.positive("beta", beta)
     if hessian.ndim != 3 or hessian.shape[1] != hessian.shape[2] or 0 in hessian.shape:
         raise ValueError(f"hessian: expected [batch ≥ 1, d, d], got {list(hessian.shape)}")
+    if not hessian.is_floating_point():
+        raise TypeError(f"hessian: expected floating point, got {hessian.dtype}")
     mask = posteriors.block_mask(hessian.shape[1], block_size).to(hessian.device)
     identity = torch.eye(hessian.shape[1], device=hessian.device)
     precision = torch.where(mask, identity - _widen(hessian) / beta, 0)
     factor, failed = torch.linalg.cholesky_ex(precision)
-    if failed.any():
+    if failed.any() or not torch.isfinite(factor).all():
         _refuse_indefinite(precision.detach(), beta)
     return factor
 

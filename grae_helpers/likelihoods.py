@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from grae_helpers import runtime
+
 
 def _check_pair(x: Tensor, g: Tensor) -> None:
     if x.shape != g.shape or x.ndim < 2 or x.shape[0] == 0:
@@ -51,20 +53,27 @@ class Gaussian(Likelihood):
     """Gaussian pixels N(x; g, variance): log p = −½(x − g)²/v − ½ log 2πv, H_p = −1/v (K&P §4, where v = 1).
 
     `variance` is a positive number or a tensor of positive numbers that broadcasts against one image.
-    Raises ValueError for a variance that is not positive and finite.
+    Raises ValueError for a variance that is not positive and finite or does not broadcast, TypeError if it is no number.
 
     >>> Gaussian().log_prob(torch.zeros(1, 2), torch.zeros(1, 2))
     tensor([-1.8379])
     """
 
     def __init__(self, variance: float | Tensor = 1.0):
-        positive = torch.as_tensor(variance)
-        if not bool((torch.isfinite(positive) & (positive > 0)).all()):
+        if not isinstance(variance, Tensor):
+            variance = runtime.positive("variance", variance)
+        elif not bool((torch.isfinite(variance) & (variance > 0)).all()):
             raise ValueError(f"variance: expected positive and finite, got {variance}")
         self.variance = variance
 
     def __repr__(self) -> str:
         return f"Gaussian(variance={self.variance})"
+
+    def check(self, x: Tensor, g: Tensor) -> None:
+        super().check(x, g)
+        shape, image = self._variance(g).shape, g.shape[1:]
+        if len(shape) > len(image) or any(n not in (1, m) for n, m in zip(shape[::-1], image[::-1], strict=False)):
+            raise ValueError(f"variance: expected to broadcast against one image {list(image)}, got {list(shape)}")
 
     def _variance(self, g: Tensor) -> Tensor:
         return torch.as_tensor(self.variance, dtype=g.dtype, device=g.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from grae_helpers import jacobians, posteriors, runtime
-from grae_helpers.jacobians import Decoder
+from grae_helpers.decoding import Decoder, decode
 from grae_helpers.likelihoods import Likelihood
 
 
@@ -48,13 +48,12 @@ def beta_vae(
     """
     beta = runtime.positive("beta", beta)
     _check_posterior(x, posterior)
-    if n_samples < 1:
-        raise ValueError(f"n_samples: expected at least 1, got {n_samples}")
+    runtime.integer("n_samples", n_samples, 1)
     if not posterior.has_rsample:
         raise TypeError(f"posterior: expected one that can be reparametrised, got {type(posterior).__name__}")
     z = posterior.rsample((n_samples,)).flatten(0, 1)
     repeated = x.expand(n_samples, *x.shape).flatten(0, 1)
-    log_prob = likelihood.log_prob(repeated, jacobians.decode(decoder, z))
+    log_prob = likelihood.log_prob(repeated, decode(decoder, z))
     reconstruction = -log_prob.unflatten(0, (n_samples, len(x))).mean(0)
     return LossTerms(reconstruction, beta * posteriors.kl_to_prior(posterior), torch.zeros_like(reconstruction))
 
@@ -84,7 +83,7 @@ def taylor(
     _check_posterior(x, posterior)
     _check_hessian(hessian)
     mean = posterior.mean
-    g = jacobians.decode(decoder, mean)
+    g = decode(decoder, mean)
     reconstruction = -likelihood.log_prob(x, g)
     if hessian == "exact":
         curvature = jacobians.hessian(decoder, likelihood, x, mean)
@@ -120,8 +119,8 @@ def grae(
     """
     beta = runtime.positive("beta", beta)
     _check_hessian(hessian)
-    reconstruction, latent = _autoencode(x, code, jacobians.decode(decoder, code), likelihood, beta)
-    derivative = jacobians.hessian if hessian == "exact" else jacobians.wide_gauss_newton
+    reconstruction, latent = _autoencode(x, code, decode(decoder, code), likelihood, beta)
+    derivative = jacobians.wide_hessian if hessian == "exact" else jacobians.wide_gauss_newton
     factor = jacobians.precision_cholesky(derivative(decoder, likelihood, x, code), beta, block_size)
     log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
     return LossTerms(reconstruction, latent, (beta / 2 * log_det).to(reconstruction.dtype))
@@ -151,7 +150,8 @@ def grae_approx(
     """
     beta = runtime.positive("beta", beta)
     _check_code(x, code)
-    if not 1 <= n_columns <= code.shape[1]:
+    runtime.integer("n_columns", n_columns, 1)
+    if n_columns > code.shape[1]:
         raise ValueError(f"n_columns: expected 1 to d = {code.shape[1]}, got {n_columns}")
     device = code.device if generator is None else generator.device
     order = torch.rand(code.shape, generator=generator, device=device).argsort(1)

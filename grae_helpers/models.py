@@ -138,13 +138,14 @@ class SameConv2d(nn.Conv2d):
 
 
 class SameConvTranspose2d(nn.ConvTranspose2d):
-    """The transposed convolution that maps n pixels to n · stride."""
+    """The transposed convolution that maps n pixels to n · stride, cropping an odd pixel at the right and the bottom."""
+
+    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int):
+        super().__init__(n_in, n_out, kernel, stride, padding=max(kernel - stride, 0) // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        (kernel, _), (stride, _) = self.kernel_size, self.stride
-        height, width = (n * stride for n in x.shape[2:])
-        start = max(kernel - stride, 0) // 2
-        return super().forward(x)[:, :, start : start + height, start : start + width]
+        height, width = (n * s for n, s in zip(x.shape[2:], self.stride, strict=True))
+        return super().forward(x)[:, :, :height, :width]
 
 
 def _channels(counts: Sequence[int], width: float) -> list[int]:

@@ -82,22 +82,23 @@ def covariance(posterior: Distribution) -> Tensor:
     tensor([[[1., 0.],
              [0., 1.]]])
     """
-    if isinstance(posterior, MultivariateNormal):
-        return posterior.covariance_matrix
-    if isinstance(posterior, Independent) and posterior.reinterpreted_batch_ndims == 1:
-        return torch.diag_embed(posterior.variance)
-    raise TypeError(f"expected MultivariateNormal, or Independent over one dimension, got {type(posterior).__name__}")
+    factor = scale(posterior)
+    return factor @ factor.mT
 
 
 def scale(posterior: Distribution) -> Tensor:
-    """A matrix square root C of the covariance, CCᵀ = Σ, [batch, d, d]: the Cholesky factor.
+    """A matrix square root C of the covariance, CCᵀ = Σ, [batch, d, d]: the Cholesky factor, or the standard deviations.
+
+    Raises TypeError for a distribution whose covariance is not known.
 
     >>> scale(gaussian(torch.zeros(1, 1), torch.zeros(1, 1))).tolist()
     [[[1.0]]]
     """
     if isinstance(posterior, MultivariateNormal):
         return posterior.scale_tril
-    return covariance(posterior).sqrt()
+    if isinstance(posterior, Independent) and posterior.reinterpreted_batch_ndims == 1:
+        return torch.diag_embed(posterior.base_dist.stddev)
+    raise TypeError(f"expected MultivariateNormal, or Independent over one dimension, got {type(posterior).__name__}")
 
 
 def kl_to_prior(posterior: Distribution) -> Tensor:

@@ -92,7 +92,14 @@ def positive(name: str, value: object) -> float:
     return float(value)
 
 
-def _integer(name: str, value: object, minimum: int) -> None:
+def integer(name: str, value: object, minimum: int) -> None:
+    """Refuse what is no integer (TypeError) or less than `minimum` (ValueError), by name.
+
+    >>> integer("latent_dim", 0, 1)
+    Traceback (most recent call last):
+    ...
+    ValueError: latent_dim: expected at least 1, got 0
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     if value < minimum:
@@ -118,12 +125,12 @@ _CHECKS = {
     "betas": _numbers,
     "width": lambda name, value: value == 0 or positive(name, value),
     "learning_rate": positive,
-    "latent_dim": lambda name, value: _integer(name, value, 1),
-    "block_size": lambda name, value: _integer(name, value, 0),
-    "steps": lambda name, value: _integer(name, value, 0),
-    "n_test": lambda name, value: _integer(name, value, 0),
-    "batch_size": lambda name, value: _integer(name, value, 1),
-    "seed": lambda name, value: _integer(name, value, 0),
+    "latent_dim": lambda name, value: integer(name, value, 1),
+    "block_size": lambda name, value: integer(name, value, 0),
+    "steps": lambda name, value: integer(name, value, 0),
+    "n_test": lambda name, value: integer(name, value, 0),
+    "batch_size": lambda name, value: integer(name, value, 1),
+    "seed": lambda name, value: integer(name, value, 0),
     "budget": lambda name, value: _one_of(name, value, BUDGETS),
     "dataset": lambda name, value: _one_of(name, value, DATASETS),
     "device": lambda name, value: device(value),

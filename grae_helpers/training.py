@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from grae_helpers import losses, models
+from grae_helpers.likelihoods import Likelihood
 from grae_helpers.losses import LossTerms
 
 History = dict[str, np.ndarray]
@@ -37,7 +39,7 @@ def fit(
     Shapes: images [n, ...]. Returns arrays of length `steps` under "reconstruction", "latent", "decoder", "total" (batch
     means, nats) and "seconds" (one number).
     Raises ValueError for empty images, a batch larger than the data, steps < 1 and images that are not finite;
-    FloatingPointError with step and terms as soon as the objective is NaN or infinite.
+    FloatingPointError with step and terms where the objective was NaN or infinite (seen at the next line, or within 100 steps).
 
     >>> from grae_helpers import likelihoods, losses, models
     >>> decoder, encoder = models.mlp_decoder(2, 4, [8]), models.mlp_encoder(4, 2, [8], posterior=False)
@@ -56,7 +58,11 @@ def fit(
         torch.manual_seed(seed)
         for step in range(1, steps + 1):
             x = as_float(images[next(batches).to(device)])
-            terms = objective(x if transform is None else transform(x))
+            try:
+                terms = objective(x if transform is None else transform(x))
+            except ValueError:
+                _check_finite(rows, steps, label)  # what an objective refuses may be what an earlier step made NaN
+                raise
             optimiser.zero_grad(set_to_none=True)
             terms.total.mean().backward()
             optimiser.step()
@@ -68,6 +74,33 @@ def fit(
     columns = torch.stack(rows).cpu().numpy().T
     history = dict(zip((*LossTerms._fields, "total"), columns, strict=True))
     return {**history, "seconds": np.array(time.perf_counter() - start)}
+
+
+def fit_beta_vae(
+    images: Tensor,
+    likelihood: Likelihood,
+    *,
+    beta: float,
+    latent_dim: int,
+    block_size: int | None = 1,
+    width: float = 1.0,
+    seed: int = 0,
+    **loop,
+) -> tuple[models.Encoder, models.Decoder, History]:
+    """A β-VAE with App. D's MNIST networks, trained as in K&P §7 (Adam, one draw of z per image): encoder, decoder, history.
+
+    `images` are [n, 1, 28, 28]; `loop` goes to `fit`. `seed` decides the initial weights too.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = models.mnist_encoder(latent_dim, width=width, block_size=block_size)
+        decoder = models.mnist_decoder(latent_dim, width=width)
+
+    def objective(x: Tensor) -> LossTerms:
+        return losses.beta_vae(x, encoder(x), decoder, likelihood, beta)
+
+    history = fit(objective, [encoder, decoder], images, seed=seed, **loop)
+    return encoder, decoder, history
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -97,11 +130,19 @@ def _batches(n: int, batch_size: int, generator: torch.Generator):
 
 def _report(rows: list[Tensor], step: int, steps: int, start: float, log_every: int, label: str) -> None:
     """Check that the terms are finite, which waits for the device, and print a line that stays readable in a log."""
-    reconstruction, latent, decoder, total = rows[-1].tolist()
-    text = f"total {total:.2f} = reconstruction {reconstruction:.2f} + latent {latent:.2f} + decoder {decoder:.2f}"
-    finite = torch.isfinite(torch.stack(rows)[:, -1])
-    if not finite.all():
-        raise FloatingPointError(f"{label}: not finite since step {int((~finite).nonzero()[0]) + 1} of {steps}; now {text}")
+    _check_finite(rows, steps, label)
     if log_every >= 0 and (log_every > 0 or step == steps):
         meter = tqdm.format_meter(step, steps, time.perf_counter() - start, ncols=60, unit="step", ascii=True)
-        print(f"{label} {meter} {text}", flush=True)
+        print(f"{label} {meter} {_text(rows[-1])}", flush=True)
+
+
+def _check_finite(rows: list[Tensor], steps: int, label: str) -> None:
+    finite = torch.isfinite(torch.stack(rows)[:, -1]).tolist() if rows else []
+    if not all(finite):
+        first = finite.index(False)
+        raise FloatingPointError(f"{label}: not finite since step {first + 1} of {steps}: {_text(rows[first])}")
+
+
+def _text(row: Tensor) -> str:
+    reconstruction, latent, decoder, total = row.tolist()
+    return f"total {total:.2f} = reconstruction {reconstruction:.2f} + latent {latent:.2f} + decoder {decoder:.2f}"

@@ -1,0 +1,67 @@
+# make book    run the notebooks and build the site into _build/html   (BUDGET=test, JOBS=2, ARGS="-p beta 0.1")
+# make site    build the site again from the notebooks that already ran
+# make test    every test                                             (ARGS="-k jacobians")
+# make serve   the site on http://localhost:8000                      (PORT=8000)
+# make bench   speed and memory, as ratios
+# make lint    ruff
+# make colab   clean notebooks for Colab into build/colab
+# make links   follow every outside link of the site
+# make clean   remove everything derived, the environment excepted
+
+PYTHON ?= python3
+BUDGET ?= book
+JOBS ?= 1
+PORT ?= 8000
+ARGS ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.installed
+
+MAKEFLAGS += --no-print-directory
+.SHELLFLAGS := -eu -c
+.DEFAULT_GOAL := book
+.PHONY: book site test serve bench lint colab links clean
+
+book: $(READY)
+	@$(PY) -m tools.run_notebooks --budget $(BUDGET) --jobs $(JOBS) $(ARGS)
+	@$(MAKE) site
+
+site: $(READY)
+	@$(PY) -m tools.stage_book
+	@$(PY) -m tools.build_book
+
+test: $(READY)
+	@$(PY) -m pytest $(ARGS)
+
+serve: $(READY)
+	@test -f _build/html/index.html || $(MAKE) book
+	@echo "http://localhost:$(PORT)  (stop with Ctrl-C)"
+	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+bench: $(READY)
+	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file"; done
+
+lint: $(READY)
+	@$(PY) -m ruff check .
+
+colab: $(READY)
+	@$(PY) -m tools.export_colab
+
+links: $(READY)
+	@$(PY) -m tools.stage_book
+	@$(PY) -m tools.build_book --linkcheck
+
+clean:
+	@rm -rf build _build .pytest_cache .ruff_cache *.egg-info
+	@find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+# The stamp is the last thing written, so an interrupted installation starts over.
+$(READY): requirements.txt pyproject.toml
+	@rm -f $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing the environment into $(VENV)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,127 @@
+"""The decoder's local geometry beside the posterior's covariance: block structure, and what each objective makes of it."""
+
+import torch
+from torch import Tensor, nn
+
+from grae_helpers import jacobians, losses, posteriors, runtime
+from grae_helpers.likelihoods import Likelihood
+
+
+def off_block_energy(matrices: Tensor, block_size: int) -> Tensor:
+    """The share of a matrix's squared Frobenius norm that lies outside its diagonal blocks, [batch].
+
+    0 for a block-diagonal matrix (K&P Fig. 2 shows by eye what this says in a number). Shapes: matrices [batch, d, d].
+    Raises ValueError for other shapes, NaN, and matrices that are zero.
+
+    >>> off_block_energy(torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[2.0, 0.0], [0.0, 1.0]]]), block_size=1)
+    tensor([0.5000, 0.0000])
+    """
+    if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or len(matrices) == 0:
+        raise ValueError(f"matrices: expected [batch ≥ 1, d, d], got {list(matrices.shape)}")
+    mask = posteriors.block_mask(matrices.shape[1], block_size).to(matrices.device)
+    energy = matrices.square()
+    total = energy.sum((1, 2))
+    if not bool((torch.isfinite(total) & (total > 0)).all()):
+        raise ValueError("matrices: expected finite and not zero, got NaN, infinity or a zero matrix")
+    return (energy * ~mask).sum((1, 2)) / total
+
+
+def rotation_baseline(matrices: Tensor, block_size: int, n_rotations: int = 32, seed: int = 0) -> Tensor:
+    """`off_block_energy` of RᵀMR, averaged over random orthogonal R, [batch]: what a basis without meaning would show.
+
+    The matrices keep their own spectra, so the ratio to this baseline compares models whose spectra differ.
+
+    >>> rotation_baseline(torch.eye(3)[None], block_size=1).round(decimals=6).abs()
+    tensor([0.])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    d = matrices.shape[-1]
+    normal = torch.randn(n_rotations, d, d, generator=generator, dtype=torch.float64)
+    rotations = torch.linalg.qr(normal).Q.to(matrices)
+    return torch.stack([off_block_energy(r.mT @ matrices @ r, block_size) for r in rotations]).mean(0)
+
+
+def covariance_gap(hessian: Tensor, covariance: Tensor, beta: float) -> Tensor:
+    """What the Taylor objective loses to GRAE by a covariance that is not the best: β KL(N(0, Σ)‖N(0, M⁻¹)), [batch], nats.
+
+    (β/2)(tr MΣ − log|MΣ| − d) with M = I − H/β: Eq. 7 minus Eq. 12 (K&P App. F, whose parentheses are misplaced).
+    Zero where Σ = M⁻¹, Eq. 11. Shapes: hessian and covariance [batch, d, d].
+    Raises ValueError where M or Σ is not positive definite.
+
+    >>> covariance_gap(-torch.eye(2)[None], torch.eye(2)[None], beta=1.0)  # ½ (4 − log 4 − 2)
+    tensor([0.3069], dtype=torch.float64)
+    """
+    factor = jacobians.precision_cholesky(hessian, beta)
+    scale, failed = torch.linalg.cholesky_ex(covariance.to(factor.dtype))
+    if failed.any():
+        raise ValueError(f"covariance: expected positive definite, {int((failed > 0).sum())} of {len(failed)} are not")
+    log_det = 2 * sum(f.diagonal(dim1=1, dim2=2).log().sum(1) for f in (factor, scale))
+    trace = (factor.mT @ scale).square().sum((1, 2))
+    return beta / 2 * (trace - log_det - hessian.shape[1])
+
+
+@torch.no_grad()
+def covariance_and_jacobian(
+    encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, images: Tensor, chunk: int = 256
+) -> tuple[Tensor, Tensor]:
+    """(Σ, −JᵀH_pJ) at the posterior mean of every image, both [n, d, d] in float64 on the CPU.
+
+    For Gaussian pixels of unit variance the second is JᵀJ, as in K&P Fig. 2. The encoder returns a posterior.
+
+    >>> from grae_helpers import likelihoods, models
+    >>> encoder, decoder = models.mlp_encoder(4, 2, [8]), models.mlp_decoder(2, 4, [8])
+    >>> [m.shape for m in covariance_and_jacobian(encoder, decoder, likelihoods.Gaussian(), torch.zeros(3, 4))]
+    [torch.Size([3, 2, 2]), torch.Size([3, 2, 2])]
+    """
+    covariances, curvatures = [], []
+    for x in images.split(chunk):
+        posterior = encoder(x)
+        covariances.append(posteriors.covariance(posterior).double().cpu())
+        curvatures.append(-jacobians.wide_gauss_newton(decoder, likelihood, x, posterior.mean).double().cpu())
+    return torch.cat(covariances), torch.cat(curvatures)
+
+
+@torch.no_grad()
+def compare_objectives(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    likelihood: Likelihood,
+    images: Tensor,
+    beta: float,
+    *,
+    block_size: int | None = None,
+    n_samples: int = 8,
+    seed: int = 0,
+    chunk: int = 128,
+) -> dict[str, Tensor]:
+    """The three objectives of K&P Fig. 3 and the analytic gap, image by image, nats: each [n], float64, on the CPU.
+
+    "beta_vae" (Eq. 2 with `n_samples` draws), "taylor" (Eq. 7), "grae" (Eq. 13, one block whatever the posterior's),
+    "grae_blocks" (the regulariser with the posterior's blocks), "gap" (`covariance_gap`, which is taylor − grae) and
+    "squared_error" (‖x − g(h(x))‖²). The caller's random state is left as it was.
+
+    >>> from grae_helpers import likelihoods, models
+    >>> encoder, decoder = models.mlp_encoder(4, 2, [8]), models.mlp_decoder(2, 4, [8])
+    >>> values = compare_objectives(encoder, decoder, likelihoods.Gaussian(), torch.zeros(3, 4), beta=0.5)
+    >>> torch.allclose(values["taylor"] - values["grae"], values["gap"], atol=1e-5)
+    True
+    """
+    runtime.positive("beta", beta)
+    rows: list[dict[str, Tensor]] = []
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+        torch.manual_seed(seed)
+        for x in images.split(chunk):
+            posterior = encoder(x)
+            code, model = posterior.mean, (decoder, likelihood, beta)
+            curvature = jacobians.wide_gauss_newton(decoder, likelihood, x, code)
+            rows.append(
+                {
+                    "beta_vae": losses.beta_vae(x, posterior, *model, n_samples=n_samples).total,
+                    "taylor": losses.taylor(x, posterior, *model).total,
+                    "grae": losses.grae(x, code, *model).total,
+                    "grae_blocks": losses.grae(x, code, *model, block_size=block_size).total,
+                    "gap": covariance_gap(curvature, posteriors.covariance(posterior), beta),
+                    "squared_error": (x - likelihood.mean(decoder(code))).square().flatten(1).sum(1),
+                }
+            )
+    return {name: torch.cat([row[name] for row in rows]).double().cpu() for name in rows[0]}

@@ -1,0 +1,157 @@
+"""The book's figures: one style, one palette, and the figures of the MNIST chapters."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+
+PALETTE = sns.color_palette("colorblind")
+SEQUENTIAL = "viridis"
+DIVERGING = "RdBu_r"
+MARKERS = "osD^vPX*"
+WIDTH = 6.8  # inches: the text column; fonts stay readable when a phone halves it
+
+
+def use_style() -> None:
+    """One look for the whole book: white ground (so that figures read in both colour schemes), colour-blind-safe colours."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=1.0)
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (WIDTH, 3.6),
+            "figure.dpi": 130,
+            "figure.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 12,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "legend.frameon": False,
+            "image.interpolation": "nearest",
+            "savefig.facecolor": "white",
+        }
+    )
+
+
+def show(text: str) -> None:
+    """Show a sentence with computed numbers, as Markdown."""
+    display(Markdown(text))
+
+
+def table(rows: Sequence[dict], **formats: str) -> None:
+    """Show rows as a Markdown table; `formats` gives a format spec for the columns that need one.
+
+    >>> table([{"β": 0.1, "loss": 1.2345}], loss=".2f")  # doctest: +ELLIPSIS
+    <IPython.core.display.Markdown object>
+    """
+    if not rows:
+        raise ValueError("rows: expected at least one")
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names)]
+    lines += [[format(row[name], formats.get(name, "")) for name in names] for row in rows]
+    show("\n".join("| " + " | ".join(line) + " |" for line in lines))
+
+
+def family_name(block_size: int | None) -> str:
+    """How the book calls a posterior family.
+
+    >>> family_name(1), family_name(3), family_name(None)
+    ('mean field', 'blocks of 3', 'full')
+    """
+    return {None: "full", 1: "mean field"}.get(block_size, f"blocks of {block_size}")
+
+
+def precision_beside_jacobian(panels: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """K&P Fig. 2: a row per model and image, Σ⁻¹ on the left and JᵀJ on the right, each on a colour scale of its own.
+
+    `panels` maps a row's title to two [d, d] matrices.
+    """
+    n = len(panels)
+    figure, axes = plt.subplots(n, 2, figsize=(WIDTH * 0.86, 2.3 * n + 0.3), squeeze=False)
+    for row, (title, matrices) in zip(axes, panels.items(), strict=True):
+        for axis, matrix, name in zip(row, matrices, ("$\\Sigma^{-1}$", "$J^\\top J$"), strict=True):
+            _matrix(figure, axis, matrix, f"{title}: {name}")
+    return figure
+
+
+def _matrix(figure: Figure, axis, matrix: np.ndarray, title: str) -> None:
+    limit = np.abs(matrix).max()
+    image = axis.imshow(matrix, cmap=DIVERGING, vmin=-limit, vmax=limit)
+    d = len(matrix)
+    axis.set(title=title, xlabel="latent index $i$", ylabel="latent index $j$")
+    axis.set_xticks(range(0, d, max(1, d // 4)), range(1, d + 1, max(1, d // 4)))
+    axis.set_yticks(range(0, d, max(1, d // 4)), range(1, d + 1, max(1, d // 4)))
+    axis.grid(False)
+    figure.colorbar(image, ax=axis, shrink=0.85)
+
+
+def off_block_energy(rows: Sequence[dict], block_sizes: Sequence[int]) -> Figure:
+    """Off-block energy of JᵀJ per posterior family, beside what randomly rotated latents would show.
+
+    `rows` have "family", "mask" (a block size), "energy", "error" (standard error) and "rotated", all dimensionless.
+    """
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    figure, axes = plt.subplots(1, len(block_sizes), sharey=True, figsize=(WIDTH, 3.4), squeeze=False)
+    for axis, mask in zip(axes[0], block_sizes, strict=True):
+        chosen = [next(row for row in rows if (row["family"], row["mask"]) == (name, mask)) for name in families]
+        for i, row in enumerate(chosen):
+            axis.bar(i, row["energy"], yerr=2 * row["error"], color=PALETTE[i], capsize=3, width=0.7)
+            axis.hlines(row["rotated"], i - 0.42, i + 0.42, color="black", linestyle="--", linewidth=1.5)
+        axis.set_title("off the diagonal" if mask == 1 else f"outside blocks of {mask}")
+        axis.set_xticks(range(len(families)), families, rotation=60, ha="right", rotation_mode="anchor")
+        axis.grid(axis="x", visible=False)
+    axes[0, 0].set_ylabel("share of $\\|J^\\top J\\|_F^2$")
+    axes[0, -1].plot([], [], "k--", linewidth=1.5, label="rotated at\nrandom")
+    axes[0, -1].legend(loc="best", fontsize=10)
+    return figure
+
+
+def objectives_over_beta(curves: dict[str, dict[str, np.ndarray]], offset: float = 0.0) -> Figure:
+    """K&P Fig. 3: the three objectives over β, a panel per posterior family, and below each its two gaps.
+
+    `curves` maps a family to arrays "beta", "beta_vae", "taylor", "grae" (means over images, nats); `offset` is taken off.
+    """
+    figure, axes = plt.subplots(2, len(curves), sharex=True, sharey="row", figsize=(WIDTH, 5.4), squeeze=False)
+    names = {"beta_vae": "β-VAE (Eq. 2)", "taylor": "Taylor (Eq. 7)", "grae": "GRAE (Eq. 13)"}
+    for (family, curve), upper, lower in zip(curves.items(), *axes, strict=True):
+        for i, (key, name) in enumerate(names.items()):
+            upper.plot(curve["beta"], curve[key] - offset, marker=MARKERS[i], color=PALETTE[i], label=name)
+        lower.plot(curve["beta"], curve["taylor"] - curve["beta_vae"], marker="o", color=PALETTE[3], label="Taylor − β-VAE")
+        lower.plot(curve["beta"], curve["taylor"] - curve["grae"], marker="s", color=PALETTE[4], label="Taylor − GRAE")
+        lower.axhline(0, color="black", linewidth=0.8)
+        upper.set_title(family)
+        lower.set_xlabel("β")
+    axes[0, 0].set_ylabel("objective (nats/image)")
+    axes[1, 0].set_ylabel("gap (nats/image)")
+    for axis, title in ((axes[0, -1], None), (axes[1, -1], None)):
+        axis.legend(title=title, fontsize=9, loc="best")
+    return figure
+
+
+def gap_per_image(analytic: dict[str, np.ndarray], measured: dict[str, np.ndarray]) -> Figure:
+    """The measured gap Taylor − GRAE of each image against the analytic one, a colour per posterior family (nats)."""
+    figure, axis = plt.subplots(figsize=(WIDTH * 0.75, 4.2))
+    for i, (family, values) in enumerate(analytic.items()):
+        axis.plot(values, measured[family], MARKERS[i], color=PALETTE[i], markersize=4, alpha=0.6, label=family)
+    low, high = (f([f(v) for v in analytic.values()]) for f in (min, max))
+    axis.plot([low, high], [low, high], "k--", linewidth=1, label="equal")
+    axis.set(xlabel="$\\beta\\,KL(N(0,\\Sigma)\\,\\|\\,N(0,M^{-1}))$ (nats)", ylabel="Taylor − GRAE (nats)")
+    axis.legend()
+    return figure
+
+
+def reconstructions(images: np.ndarray, decoded: dict[str, np.ndarray]) -> Figure:
+    """Images on top, and a row of reconstructions for each model; arrays [n, H, W], grey in [0, 1]."""
+    rows = {"data": images, **decoded}
+    figure, axes = plt.subplots(len(rows), 1, figsize=(WIDTH, 0.85 * len(rows)), squeeze=False)
+    for axis, (name, row) in zip(axes[:, 0], rows.items(), strict=True):
+        axis.imshow(np.concatenate(list(row), axis=1), cmap="gray", vmin=0, vmax=1)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        sns.despine(ax=axis, left=True, bottom=True)
+    return figure

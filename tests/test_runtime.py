@@ -1,0 +1,145 @@
+"""Device, seeds, budgets, and the check of parameters before a notebook runs."""
+
+import random
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import BAD_BETAS
+
+from grae_helpers import runtime
+
+
+def test_auto_is_the_gpu_only_where_there_is_one():
+    assert runtime.device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert runtime.device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "tpu", "mps", "", "cuda:-1"])
+def test_a_device_that_is_not_there_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"device: .*{name!r}"):
+        runtime.device(name)
+
+
+def test_seed_everything_repeats_every_source_of_randomness():
+    def draws():
+        generator = runtime.seed_everything(3)
+        return random.random(), np.random.rand(), float(torch.rand(1)), float(torch.rand(1, generator=generator))  # noqa: NPY002
+
+    assert draws() == draws()
+
+
+def test_sizes_of_a_budget_and_overrides():
+    tables = {"test": {"steps": 1, "n": 2}, "book": {"steps": 10, "n": 20}, "full": {"steps": 100, "n": 200}}
+    assert runtime.sizes("full", **tables) == SimpleNamespace(steps=100, n=200)
+    assert runtime.sizes("test", **tables, steps=7, n=0) == SimpleNamespace(steps=7, n=2)
+    assert tables["test"]["steps"] == 1
+    with pytest.raises(ValueError, match="override 'width' is none of the sizes"):
+        runtime.sizes("test", **tables, width=2)
+    with pytest.raises(ValueError, match="must name the same sizes"):
+        runtime.sizes("test", **{**tables, "full": {"steps": 1}})
+    with pytest.raises(ValueError, match="budget: expected one of test, book, full; got 'tiny'"):
+        runtime.sizes("tiny", **tables)
+
+
+@pytest.mark.parametrize("value", [1, 0.5, np.float32(0.25), np.int64(2), torch.tensor(0.5), torch.tensor(3)])
+def test_positive_numbers(value):
+    assert runtime.positive("beta", value) == float(value)
+    assert type(runtime.positive("beta", value)) is float
+
+
+BAD = [*BAD_BETAS, (np.bool_(True), TypeError), (torch.ones(2), TypeError), ([1.0], TypeError), (1j, TypeError)]
+
+
+@pytest.mark.parametrize(("value", "error"), BAD, ids=str)
+def test_what_is_not_positive_is_refused(value, error):
+    with pytest.raises(error, match="beta: expected a positive"):
+        runtime.check_parameters(beta=value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"betas": 0.1}, TypeError, "betas: expected a list"),
+        ({"betas": [0.1, -1]}, ValueError, "betas: expected a positive, finite number, got -1"),
+        ({"betas": [0.1, 0.1]}, ValueError, "holds a value twice"),
+        ({"latent_dim": 0}, ValueError, "latent_dim: expected at least 1, got 0"),
+        ({"latent_dim": 2.0}, TypeError, "latent_dim: expected an integer, got 2.0"),
+        ({"latent_dim": True}, TypeError, "latent_dim: expected an integer"),
+        ({"block_size": -1}, ValueError, "block_size: expected at least 0"),
+        ({"block_size": 9, "latent_dim": 8}, ValueError, "block_size: expected at most latent_dim = 8, got 9"),
+        ({"steps": -1}, ValueError, "steps: expected at least 0"),
+        ({"seed": -1}, ValueError, "seed: expected at least 0"),
+        ({"seed": "1"}, TypeError, "seed: expected an integer"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected at least 1"),
+        ({"width": -0.5}, ValueError, "width: expected a positive"),
+        ({"learning_rate": 0}, ValueError, "learning_rate: expected a positive"),
+        ({"budget": "huge"}, ValueError, "budget: expected one of test, book, full; got 'huge'"),
+        ({"dataset": "imagenet"}, ValueError, "dataset: expected one of .*; got 'imagenet'"),
+        ({"device": "abacus"}, ValueError, "device: expected"),
+    ],
+    ids=str,
+)
+def test_bad_parameters_are_refused_by_name(parameters, error, message):
+    with pytest.raises(error, match=message):
+        runtime.check_parameters(**parameters)
+
+
+def test_good_parameters_pass_and_unknown_names_are_left_alone():
+    runtime.check_parameters(
+        beta=1, betas=[0.1, 1], latent_dim=8, block_size=8, steps=0, seed=0, width=0, budget="book", colour="red"
+    )
+    runtime.check_parameters(block_size=0, latent_dim=1, dataset="auto", device="auto", n_test=0)
+
+
+def test_torchvision_imports_and_stays_as_it_is():
+    assert runtime.torchvision() is sys.modules["torchvision"]
+    assert runtime.torchvision() is runtime.torchvision()
+
+
+def test_missing_torchvision_operators_are_defined_one_by_one(monkeypatch):
+    missing, defined = ["nms", "qnms"], []
+
+    def import_module(name):
+        if missing:
+            raise RuntimeError(f"operator torchvision::{missing[0]} does not exist")
+        return "torchvision"
+
+    monkeypatch.setattr(runtime.importlib, "import_module", import_module)
+    monkeypatch.setattr(torch.library, "define", lambda name, schema: defined.append(missing.pop(0)) or name)
+    monkeypatch.setattr(sys, "modules", {**sys.modules, "torchvision.partly": None})
+    assert runtime.torchvision() == "torchvision"
+    assert defined == ["nms", "qnms"]
+    assert "torchvision.partly" not in sys.modules
+
+
+def test_other_import_errors_of_torchvision_are_shown(monkeypatch):
+    def import_module(name):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(runtime.importlib, "import_module", import_module)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        runtime.torchvision()
+
+
+def test_provenance_says_what_ran_where():
+    found = runtime.provenance(torch.device("cpu"))
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["device"].startswith("CPU, ")
+    assert found["time"].endswith("+00:00")
+
+
+def test_provenance_without_git(monkeypatch):
+    monkeypatch.setattr(runtime.subprocess, "run", lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError("git")))
+    assert runtime.provenance()["commit"] is None
+
+
+def test_threads_are_bounded():
+    before = torch.get_num_threads()
+    try:
+        assert runtime.threads(1) == 1 == torch.get_num_threads()
+        assert runtime.threads() >= 1
+    finally:
+        torch.set_num_threads(before)

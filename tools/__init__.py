@@ -1,0 +1,1 @@
+"""From notebooks and pages to the site: run, stage, build, export. Each is `python -m tools.<name>`."""
