@@ -1,8 +1,9 @@
-"""Derivatives of the decoder, per sample: Jacobians by forward mode, Hessians of log p(x|z), the optimal covariance.
+"""Derivatives of the decoder, per sample: Jacobians, Hessians of log p(x|z), the optimal covariance.
 
-A decoder is any callable from z [batch, d] to g [batch, ...] that treats samples independently. Batch normalisation in train
-mode does not: there every derivative is taken with the statistics of the batch held constant, at the values that the plain
-forward pass at z has, and gradients with respect to parameters still flow through them.
+A decoder is any callable from z [batch, d] to g [batch, ...] that treats samples independently. Batch
+normalisation in train mode does not: there every derivative is taken with the statistics of the batch held
+constant, at the values that the plain forward pass at z has, and gradients with respect to parameters still
+flow through them.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from grae_helpers.likelihoods import Likelihood
 
 
 def _push(run: Decoder, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """(g, J V) for directions V [batch, d, k]: the primal pass once, and one tangent pass for all k columns."""
+    """(g, J V) for directions V [batch, d, k]: one primal pass, and one tangent pass for all k columns."""
 
     def push(direction: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.jvp(run, (z,), (direction,))
@@ -29,14 +30,18 @@ def _push(run: Decoder, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _push_first(run: Decoder, z: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """(g, J v) for one direction [batch, d], in a dual pass that may record statistics from its primal part."""
-    with forward_ad.dual_level():
+    """(g, J v) for one direction [batch, d], in a dual pass that records statistics from its primal part."""
+    keep = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(keep), forward_ad.dual_level():
+        z, direction = (
+            t.clone() if t.is_inference() else t for t in (z, direction)
+        )  # inference mode drops tangents
         g, tangent = forward_ad.unpack_dual(run(forward_ad.make_dual(z, direction)))
         return g, (torch.zeros_like(g) if tangent is None else tangent).flatten(1).unsqueeze(2)
 
 
 def _chunks(batch: int, k: int) -> Iterator[slice]:
-    """Slices of the batch such that a chunk with its k tangents holds no more than one forward pass of the whole batch.
+    """Slices of the batch: a chunk with its k tangents is no larger than one pass of the whole batch.
 
     Where a graph is recorded everything is kept anyway, and the batch is taken whole.
     """
@@ -60,7 +65,9 @@ def push_forward(decoder: Decoder, z: Tensor, directions: Tensor) -> Tensor:
     torch.Size([5, 3, 4])
     """
     if directions.ndim != 3 or directions.shape[:2] != z.shape:
-        raise ValueError(f"directions: expected [{z.shape[0]}, {z.shape[-1]}, k], got {list(directions.shape)}")
+        raise ValueError(
+            f"directions: expected [{z.shape[0]}, {z.shape[-1]}, k], got {list(directions.shape)}"
+        )
     run = _recorded(decoder, z).run
     parts = [_push(run, z[part], directions[part])[1] for part in _chunks(len(z), directions.shape[2])]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -69,8 +76,9 @@ def push_forward(decoder: Decoder, z: Tensor, directions: Tensor) -> Tensor:
 def jacobian(decoder: Decoder, z: Tensor) -> Tensor:
     """The Jacobian J_g(z) of each sample, [batch, D, d], by forward mode over columns (K&P §4).
 
-    Works in chunks of samples: without a graph, peak memory is about the result and one forward pass of the batch.
-    Batch normalisation in train mode: statistics held constant (see the module). Raises what `decode` raises.
+    Works in chunks of samples: without a graph, peak memory is about the result and one forward pass of the
+    batch. Batch normalisation in train mode: statistics held constant (see the module). Raises what `decode`
+    raises.
 
     >>> jacobian(torch.nn.Linear(2, 3), torch.zeros(5, 2)).shape
     torch.Size([5, 3, 2])
@@ -86,9 +94,10 @@ def _identity(z: Tensor) -> Tensor:
 def jacobian_columns(decoder: Decoder, z: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """g and the chosen columns of J_g(z), in one dual pass: (g, [batch, D, k]).
 
-    `columns` is int64: [k], or [batch, k] for one choice per sample. A column costs one more pass through the decoder.
-    In train mode this is the forward pass of the step: running statistics are updated once, as a plain pass would.
-    Raises ValueError for indices outside 0 … d − 1 or another shape, TypeError for another dtype.
+    `columns` is int64: [k], or [batch, k] for one choice per sample. A column costs one more pass through the
+    decoder. In train mode this is the forward pass of the step: running statistics are updated once, as a
+    plain pass would. Raises ValueError for indices outside 0 … d − 1 or another shape, TypeError for another
+    dtype.
 
     >>> g, first = jacobian_columns(torch.nn.Linear(2, 3), torch.zeros(5, 2), torch.tensor([0]))
     >>> g.shape, first.shape
@@ -111,10 +120,11 @@ def jacobian_columns(decoder: Decoder, z: Tensor, columns: Tensor) -> tuple[Tens
 
 
 def hessian(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
-    """The exact Hessian of log p(x|z) in z, [batch, d, d] (K&P Eq. 5): Gauss–Newton plus the term that it neglects.
+    """The exact Hessian of log p(x|z) in z, [batch, d, d] (K&P Eq. 5): Gauss–Newton and what it neglects.
 
-    JᵀH_pJ comes from forward mode, in float64; Σ_p (∂ log p/∂g_p) ∇²g_p, which is 0 for piecewise-linear decoders, from reverse
-    over reverse mode. Shapes: x like the decoder's output, z [batch, d]. Raises what `decode` and the likelihood's check raise.
+    JᵀH_pJ comes from forward mode, in float64; Σ_p (∂ log p/∂g_p) ∇²g_p, which is 0 for piecewise-linear
+    decoders, from reverse over reverse mode. Shapes: x like the decoder's output, z [batch, d]. Raises what
+    `decode` and the likelihood's check raise.
 
     >>> from grae_helpers.likelihoods import Gaussian
     >>> hessian(lambda z: z**2, Gaussian(), torch.zeros(1, 1), torch.ones(1, 1)).item()  # of −z⁴/2
@@ -139,7 +149,9 @@ def _neglected(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -
     with torch.inference_mode(False), torch.enable_grad():
         x, z = (tensor.clone() if tensor.is_inference() else tensor for tensor in (x, z))
         run = _recorded(decoder, z).run
-        parts = [_neglected_part(run, likelihood, x[part], z[part], keep) for part in _chunks(len(z), z.shape[1])]
+        parts = [
+            _neglected_part(run, likelihood, x[part], z[part], keep) for part in _chunks(len(z), z.shape[1])
+        ]
     return torch.cat(parts)
 
 
@@ -147,7 +159,9 @@ def _neglected_part(run: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor, 
     g = run(z)
     g = g if g.requires_grad else g.detach().requires_grad_()
     slope = _gradient(likelihood.log_density(x, g).sum(), g)
-    z = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()  # another z: the slope is a constant to it
+    z = (
+        z.view_as(z) if z.requires_grad else z.detach().requires_grad_()
+    )  # another z: the slope is a constant to it
     gradient = _gradient((slope * run(z)).sum(), z)
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None, :].expand(-1, len(z), -1)
     rows = _gradient(gradient, z, basis, keep).transpose(0, 1)
@@ -156,7 +170,7 @@ def _neglected_part(run: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor, 
 
 
 def _gradient(output: Tensor, of: Tensor, basis: Tensor | None = None, keep: bool = True) -> Tensor:
-    """∂output/∂of with a graph, or its products with a basis; zeros where the output does not depend on it."""
+    """∂output/∂of with a graph, or its products with a basis; zeros where nothing depends on it."""
     found = None
     if output.requires_grad:
         batched = basis is not None
@@ -169,8 +183,8 @@ def _gradient(output: Tensor, of: Tensor, basis: Tensor | None = None, keep: boo
 def gauss_newton(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
     """JᵀH_pJ, the Hessian without the decoder's own curvature, [batch, d, d] (K&P Eq. 6).
 
-    Accumulated in float64 and returned in z's dtype; exact for piecewise-linear decoders, away from their kinks.
-    Shapes: x like the decoder's output, z [batch, d].
+    Accumulated in float64 and returned in z's dtype; exact for piecewise-linear decoders, away from their
+    kinks. Shapes: x like the decoder's output, z [batch, d].
 
     >>> from grae_helpers.likelihoods import Gaussian
     >>> gauss_newton(torch.nn.Identity(), Gaussian(variance=0.5), torch.zeros(1, 1), torch.ones(1, 1))
@@ -180,7 +194,9 @@ def gauss_newton(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor)
 
 
 def wide_gauss_newton(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
-    """`gauss_newton` in the dtype of the log-determinants, float64: at β = 1e-4 float32 would round I + JᵀJ/β too far.
+    """`gauss_newton` in the dtype of the log-determinants, float64.
+
+    At β = 1e-4 float32 would round I + JᵀJ/β too far.
 
     >>> from grae_helpers.likelihoods import Gaussian
     >>> wide_gauss_newton(torch.nn.Identity(), Gaussian(), torch.zeros(1, 1), torch.ones(1, 1))
@@ -204,8 +220,9 @@ def _widen(tensor: Tensor) -> Tensor:
 
 
 def precision_cholesky(hessian: Tensor, beta: float, block_size: int | None = None) -> Tensor:
-    """The Cholesky factor of the blocks of I − H/β, [batch, d, d], in float64. H is symmetric: its lower triangle is read.
+    """The Cholesky factor of the blocks of I − H/β, [batch, d, d], in float64.
 
+    H is symmetric: only its lower triangle is read.
     Raises ValueError where I − H/β is not positive definite: Eqs. 9–13 (K&P) have no optimum there.
 
     >>> precision_cholesky(-3 * torch.eye(2)[None], beta=1.0)
@@ -232,14 +249,15 @@ def _refuse_indefinite(precision: Tensor, beta: float) -> None:
         raise ValueError(f"hessian: NaN or infinity in {int((~finite).sum())} of {len(precision)} samples")
     smallest = torch.linalg.eigvalsh(precision).amin(1)
     raise ValueError(
-        f"I − H/β: expected positive definite, got smallest eigenvalue {smallest.min():.3g} at sample {smallest.argmin()} "
-        f"({int((smallest <= 0).sum())} of {len(smallest)} samples fail) with β = {beta:g}; "
-        f"β > {beta * (1 - smallest.min()):.4g} would do, or the Gauss–Newton Hessian of a log-concave likelihood"
+        f"I − H/β: expected positive definite, got smallest eigenvalue {smallest.min():.3g} "
+        f"at sample {smallest.argmin()} ({int((smallest <= 0).sum())} of {len(smallest)} samples fail) "
+        f"with β = {beta:g}; β > {beta * (1 - smallest.min()):.4g} would do, "
+        "or the Gauss–Newton Hessian of a log-concave likelihood"
     )
 
 
 def optimal_covariance(hessian: Tensor, beta: float, block_size: int | None = None) -> Tensor:
-    """The covariance that maximises Eq. 8: Σ = (I − H/β)⁻¹, and with blocks ((I − H/β)_bb)⁻¹ (K&P Eqs. 9, 11).
+    """The covariance that maximises Eq. 8: (I − H/β)⁻¹, and with blocks ((I − H/β)_bb)⁻¹ (K&P Eqs. 9, 11).
 
     Shapes: hessian [batch, d, d] → [batch, d, d], in the Hessian's dtype.
     Raises ValueError for β ≤ 0 or NaN, and where I − H/β is not positive definite.

@@ -11,9 +11,13 @@ from grae_helpers import runtime
 
 def _check_pair(x: Tensor, g: Tensor) -> None:
     if x.shape != g.shape or x.ndim < 2 or x.shape[0] == 0:
-        raise ValueError(f"x and g: expected one shape [batch ≥ 1, ...], got {list(x.shape)} and {list(g.shape)}")
+        raise ValueError(
+            f"x and g: expected one shape [batch ≥ 1, ...], got {list(x.shape)} and {list(g.shape)}"
+        )
     if not (x.is_floating_point() and g.is_floating_point()):
-        raise TypeError(f"x and g: expected floating point (divide integer images by 255), got {x.dtype} and {g.dtype}")
+        raise TypeError(
+            f"x and g: expected floating point (divide integer images by 255), got {x.dtype} and {g.dtype}"
+        )
     if x.device != g.device:
         raise ValueError(f"x and g: expected one device, got {x.device} and {g.device}")
 
@@ -21,8 +25,8 @@ def _check_pair(x: Tensor, g: Tensor) -> None:
 class Likelihood:
     """What the observation models share: a sum over pixels, checks, and the same three functions.
 
-    A new one defines `log_density(x, g)`, elementwise and without checks (so that it can be differentiated under vmap),
-    `hessian_diag(x, g)` and `mean(g)`; and `check(x, g)`, if its support is not the real line.
+    A new one defines `log_density(x, g)`, elementwise and without checks (so that it can be differentiated
+    under vmap), `hessian_diag(x, g)` and `mean(g)`; and `check(x, g)`, if its support is not the real line.
     """
 
     def log_density(self, x: Tensor, g: Tensor) -> Tensor:
@@ -52,8 +56,9 @@ class Likelihood:
 class Gaussian(Likelihood):
     """Gaussian pixels N(x; g, variance): log p = −½(x − g)²/v − ½ log 2πv, H_p = −1/v (K&P §4, where v = 1).
 
-    `variance` is a positive number or a tensor of positive numbers that broadcasts against one image.
-    Raises ValueError for a variance that is not positive and finite or does not broadcast, TypeError if it is no number.
+    `variance` is a positive number or a tensor of positive numbers that broadcasts against one image. Raises
+    ValueError for a variance that is not positive and finite or does not broadcast, TypeError if it is no
+    number.
 
     >>> Gaussian().log_prob(torch.zeros(1, 2), torch.zeros(1, 2))
     tensor([-1.8379])
@@ -72,8 +77,12 @@ class Gaussian(Likelihood):
     def check(self, x: Tensor, g: Tensor) -> None:
         super().check(x, g)
         shape, image = self._variance(g).shape, g.shape[1:]
-        if len(shape) > len(image) or any(n not in (1, m) for n, m in zip(shape[::-1], image[::-1], strict=False)):
-            raise ValueError(f"variance: expected to broadcast against one image {list(image)}, got {list(shape)}")
+        if len(shape) > len(image) or any(
+            n not in (1, m) for n, m in zip(shape[::-1], image[::-1], strict=False)
+        ):
+            raise ValueError(
+                f"variance: expected to broadcast against one image {list(image)}, got {list(shape)}"
+            )
 
     def _variance(self, g: Tensor) -> Tensor:
         return torch.as_tensor(self.variance, dtype=g.dtype, device=g.device)
@@ -92,10 +101,10 @@ class Gaussian(Likelihood):
 class Bernoulli(Likelihood):
     """Bernoulli pixels in {0, 1}, on logits or on probabilities.
 
-    logits: p = σ(g), log p(x; g) = log σ((2x − 1)g), H_p = −p(1 − p).
-    probs: p = g, log p(x; g) = log(g if x else 1 − g), H_p = −1/(1 − x − g)² (K&P §5.1).
-    Grey values are refused, since the cross-entropy is not a normalised log-density there: see `data.binarize`.
-    Raises ValueError for x outside {0, 1}, probabilities outside [0, 1], or another parametrisation.
+    logits: p = σ(g), log p(x; g) = log σ((2x − 1)g), H_p = −p(1 − p). probs: p = g, log p(x; g) = log(g if x
+    else 1 − g), H_p = −1/(1 − x − g)² (K&P §5.1). Grey values are refused, since the cross-entropy is not a
+    normalised log-density there: see `data.binarize`. Raises ValueError for x outside {0, 1}, probabilities
+    outside [0, 1], or another parametrisation.
 
     >>> Bernoulli().log_prob(torch.ones(1, 1), torch.zeros(1, 1)).exp()
     tensor([0.5000])
@@ -113,10 +122,13 @@ class Bernoulli(Likelihood):
         super().check(x, g)
         if not bool(((x == 0) | (x == 1)).all()):
             raise ValueError(
-                f"x: Bernoulli pixels are 0 or 1, got values from {x.min():g} to {x.max():g}; see data.binarize"
+                f"x: Bernoulli pixels are 0 or 1, got values from {x.min():g} to {x.max():g}; "
+                "see data.binarize"
             )
         if self.parametrization == "probs" and not bool(((g >= 0) & (g <= 1)).all()):
-            raise ValueError(f"g: expected probabilities in [0, 1], got values from {g.min():g} to {g.max():g}")
+            raise ValueError(
+                f"g: expected probabilities in [0, 1], got values from {g.min():g} to {g.max():g}"
+            )
 
     def log_density(self, x: Tensor, g: Tensor) -> Tensor:
         if self.parametrization == "logits":

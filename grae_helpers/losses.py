@@ -1,4 +1,4 @@
-"""The objectives, each per sample in nats and to be minimised: β-VAE, its Taylor expansion, GRAE and its stochastic form.
+"""The objectives, per sample, in nats, to be minimised: β-VAE, its Taylor expansion, GRAE and GRAE≈.
 
 All of them split into the same three terms, so that they can be compared term by term.
 """
@@ -31,14 +31,20 @@ class LossTerms(NamedTuple):
 
 
 def beta_vae(
-    x: Tensor, posterior: Distribution, decoder: Decoder, likelihood: Likelihood, beta: float, *, n_samples: int = 1
+    x: Tensor,
+    posterior: Distribution,
+    decoder: Decoder,
+    likelihood: Likelihood,
+    beta: float,
+    *,
+    n_samples: int = 1,
 ) -> LossTerms:
     """The β-VAE objective −E_q log p(x|z) + β KL(q(z|x)‖N(0, I)), by Monte Carlo (K&P Eq. 2, sign reversed).
 
-    Shapes: x like the decoder's output [batch, ...], posterior with batch [batch] and event [d]. `n_samples` reparametrised
-    draws per x come from torch's global generator (distributions take no other).
-    Raises ValueError for β ≤ 0 or NaN, shapes that do not fit and x outside the likelihood's support; TypeError for a
-    posterior that cannot be reparametrised.
+    Shapes: x like the decoder's output [batch, ...], posterior with batch [batch] and event [d]. `n_samples`
+    reparametrised draws per x come from torch's global generator (distributions take no other). Raises
+    ValueError for β ≤ 0 or NaN, shapes that do not fit and x outside the likelihood's support; TypeError for
+    a posterior that cannot be reparametrised.
 
     >>> from grae_helpers.likelihoods import Gaussian
     >>> _ = torch.manual_seed(0)
@@ -55,7 +61,9 @@ def beta_vae(
     repeated = x.expand(n_samples, *x.shape).flatten(0, 1)
     log_prob = likelihood.log_prob(repeated, decode(decoder, z))
     reconstruction = -log_prob.unflatten(0, (n_samples, len(x))).mean(0)
-    return LossTerms(reconstruction, beta * posteriors.kl_to_prior(posterior), torch.zeros_like(reconstruction))
+    return LossTerms(
+        reconstruction, beta * posteriors.kl_to_prior(posterior), torch.zeros_like(reconstruction)
+    )
 
 
 def taylor(
@@ -69,8 +77,9 @@ def taylor(
 ) -> LossTerms:
     """The β-VAE objective expanded to second order at the posterior mean h (K&P Eqs. 4 and 7, sign reversed).
 
-    −log p(x|h) + β KL(q(z|x)‖N(0, I)) − ½ tr(HΣ), with H = JᵀH_pJ ("gauss_newton", Eq. 7) or the exact Hessian of log p(x|z)
-    ("exact", Eq. 4). Gauss–Newton needs no matrix: tr(JᵀH_pJ CCᵀ) = Σ_p H_p ‖(JC)_p‖², for Σ = CCᵀ.
+    −log p(x|h) + β KL(q(z|x)‖N(0, I)) − ½ tr(HΣ), with H = JᵀH_pJ ("gauss_newton", Eq. 7) or the exact
+    Hessian of log p(x|z) ("exact", Eq. 4). Gauss–Newton needs no matrix: tr(JᵀH_pJ CCᵀ) = Σ_p H_p ‖(JC)_p‖²,
+    for Σ = CCᵀ.
 
     Shapes: as `beta_vae`. Raises ValueError for another `hessian`, and as `beta_vae` does.
 
@@ -106,12 +115,13 @@ def grae(
 ) -> LossTerms:
     """The regularised autoencoder that the expansion becomes at its optimal covariance (K&P Eqs. 10, 12, 13).
 
-    −log p(x|h) + (β/2)‖h‖² + (β/2) Σ_b log|(I − H/β)_bb|, with h the code; for unit-variance Gaussian pixels and one block it
-    is Eq. 13, and for block_size=1 it is Eq. 14 summed over all columns, which is then the exact objective.
+    −log p(x|h) + (β/2)‖h‖² + (β/2) Σ_b log|(I − H/β)_bb|, with h the code; for unit-variance Gaussian pixels
+    and one block it is Eq. 13, and for block_size=1 it is Eq. 14 summed over all columns, which is then the
+    exact objective.
 
-    Shapes: x like the decoder's output, code [batch, d]. `block_size` is the posterior's: None for the full covariance; where
-    it does not divide d, the last block is smaller.
-    Raises ValueError for β ≤ 0 or NaN, an indefinite I − H/β, shapes that do not fit and x outside the support.
+    Shapes: x like the decoder's output, code [batch, d]. `block_size` is the posterior's: None for the full
+    covariance; where it does not divide d, the last block is smaller. Raises ValueError for β ≤ 0 or NaN, an
+    indefinite I − H/β, shapes that do not fit and x outside the support.
 
     >>> from grae_helpers.likelihoods import Gaussian
     >>> grae(torch.zeros(1, 2), torch.zeros(1, 2), torch.nn.Identity(), Gaussian(), beta=1.0).decoder  # log 2
@@ -138,14 +148,17 @@ def grae_approx(
 ) -> LossTerms:
     """GRAE≈: Hadamard's bound on the log-determinant, on sampled columns of the Jacobian (K&P Eq. 14).
 
-    (β/2)(d/k) Σ_c log(1 − [JᵀH_pJ]_cc/β) over k columns c drawn per sample, uniformly and without replacement: unbiased for
-    `grae(..., block_size=1)`, equal to it at k = d. (K&P draw with replacement; at their k = 1 it is the same.)
+    (β/2)(d/k) Σ_c log(1 − [JᵀH_pJ]_cc/β) over k columns c drawn per sample, uniformly and without
+    replacement: unbiased for `grae(..., block_size=1)`, equal to it at k = d. (K&P draw with replacement; at
+    their k = 1 it is the same.)
 
-    Shapes: x like the decoder's output, code [batch, d]. Raises ValueError for n_columns outside 1 … d, and as `grae` does.
+    Shapes: x like the decoder's output, code [batch, d]. Raises ValueError for n_columns outside 1 … d, and
+    as `grae` does.
 
     >>> from grae_helpers.likelihoods import Gaussian
     >>> random = torch.Generator().manual_seed(0)
-    >>> grae_approx(torch.zeros(1, 2), torch.zeros(1, 2), torch.nn.Identity(), Gaussian(), 1.0, generator=random).decoder
+    >>> x, code, decoder = torch.zeros(1, 2), torch.zeros(1, 2), torch.nn.Identity()
+    >>> grae_approx(x, code, decoder, Gaussian(), beta=1.0, generator=random).decoder  # log 2
     tensor([0.6931])
     """
     beta = runtime.positive("beta", beta)
@@ -160,18 +173,24 @@ def grae_approx(
     curvature = likelihood.hessian_diag(x, g).flatten(1)
     scaled = -(curvature[:, :, None] * columns.square()).sum(1) / beta
     if not bool((scaled > -1).all()):
-        raise ValueError(f"1 − [JᵀH_pJ]_cc/β: expected positive, got {1 + scaled.min().item():.3g} with β = {beta:g}")
+        raise ValueError(
+            f"1 − [JᵀH_pJ]_cc/β: expected positive, got {1 + scaled.min().item():.3g} with β = {beta:g}"
+        )
     return LossTerms(reconstruction, latent, beta / 2 * code.shape[1] * torch.log1p(scaled).mean(1))
 
 
-def _autoencode(x: Tensor, code: Tensor, g: Tensor, likelihood: Likelihood, beta: float) -> tuple[Tensor, Tensor]:
+def _autoencode(
+    x: Tensor, code: Tensor, g: Tensor, likelihood: Likelihood, beta: float
+) -> tuple[Tensor, Tensor]:
     _check_code(x, code)
     return -likelihood.log_prob(x, g), beta / 2 * code.square().sum(1)
 
 
 def _check_code(x: Tensor, code: Tensor) -> None:
     if code.ndim != 2 or 0 in code.shape or code.shape[0] != x.shape[0]:
-        raise ValueError(f"code: expected [batch = {x.shape[0]}, d] with batch, d ≥ 1, got {list(code.shape)}")
+        raise ValueError(
+            f"code: expected [batch = {x.shape[0]}, d] with batch, d ≥ 1, got {list(code.shape)}"
+        )
 
 
 def _check_posterior(x: Tensor, posterior: Distribution) -> None:

@@ -1,7 +1,8 @@
 """The encoders and decoders of K&P App. D, and small multilayer perceptrons of the same interface.
 
-App. D prints filters, kernel and stride. Its shapes (28 → 28 → 14 → 7 → 4 and back) are those of "same" padding, where a stride
-s maps n pixels to ⌈n/s⌉ and an odd pixel of padding goes to the right and the bottom; so that is what the layers here do.
+App. D prints filters, kernel and stride. Its shapes (28 → 28 → 14 → 7 → 4 and back) are those of "same"
+padding, where a stride s maps n pixels to ⌈n/s⌉ and an odd pixel of padding goes to the right and the bottom;
+so that is what the layers here do.
 """
 
 from collections.abc import Sequence
@@ -38,12 +39,14 @@ def activation(name: str) -> nn.Module:
 class Encoder(nn.Module):
     """A network followed by linear heads: x → q(z|x), or x → the code h(x).
 
-    With `posterior` the mean has one head and the entries of the Cholesky blocks another ("an additional fc layer", K&P §7),
-    whose weights start at zero, so that Σ = I before training. Without it, the code has the one head, and `encoder(x)` is a
-    tensor [batch, d].
+    With `posterior` the mean has one head and the entries of the Cholesky blocks another ("an additional fc
+    layer", K&P §7), whose weights start at zero, so that Σ = I before training. Without it, the code has the
+    one head, and `encoder(x)` is a tensor [batch, d].
     """
 
-    def __init__(self, features: nn.Module, n_features: int, latent_dim: int, posterior: bool, block_size: int | None):
+    def __init__(
+        self, features: nn.Module, n_features: int, latent_dim: int, posterior: bool, block_size: int | None
+    ):
         super().__init__()
         self.features, self.latent_dim, self.block_size = features, latent_dim, block_size
         self.mean = nn.Linear(n_features, latent_dim)
@@ -138,7 +141,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class SameConvTranspose2d(nn.ConvTranspose2d):
-    """The transposed convolution that maps n pixels to n · stride, cropping an odd pixel at the right and the bottom."""
+    """The transposed convolution that maps n pixels to n · stride; an odd pixel is cut right and below."""
 
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int):
         super().__init__(n_in, n_out, kernel, stride, padding=max(kernel - stride, 0) // 2)
@@ -153,7 +156,9 @@ def _channels(counts: Sequence[int], width: float) -> list[int]:
     return [max(1, round(count * width)) for count in counts]
 
 
-def _encoder(image: tuple[int, int], layers, kernel: int, latent_dim: int, width: float, **posterior) -> Encoder:
+def _encoder(
+    image: tuple[int, int], layers, kernel: int, latent_dim: int, width: float, **posterior
+) -> Encoder:
     (n_in, side), counts = image, _channels([channels for channels, _ in layers], width)
     network: list[nn.Module] = []
     for n_out, (_, stride) in zip(counts, layers, strict=True):
@@ -162,7 +167,9 @@ def _encoder(image: tuple[int, int], layers, kernel: int, latent_dim: int, width
     return Encoder(nn.Sequential(*network, nn.Flatten()), n_in * side * side, latent_dim, **posterior)
 
 
-def _decoder(start: tuple[int, int], layers, kernel: int, latent_dim: int, width: float, colours: int, output: str):
+def _decoder(
+    start: tuple[int, int], layers, kernel: int, latent_dim: int, width: float, colours: int, output: str
+):
     (first, side), counts = start, _channels([channels for channels, _ in layers], width)
     n_in = _channels([first], width)[0]
     network = [nn.Linear(latent_dim, n_in * side * side), nn.Unflatten(1, (n_in, side, side))]
@@ -183,8 +190,8 @@ def mnist_encoder(
 ) -> Encoder:
     """App. D's MNIST encoder: five 4×4 convolutions with batch normalisation and elu, x [batch, 1, 28, 28].
 
-    `width` scales the channels (1.0 is the paper's), `block_size` is the posterior's; `posterior=False` gives the code of
-    the GRAE model.
+    `width` scales the channels (1.0 is the paper's), `block_size` is the posterior's; `posterior=False` gives
+    the code of the GRAE model.
 
     >>> import torch
     >>> mnist_encoder(8, width=1 / 64)(torch.zeros(2, 1, 28, 28)).event_shape

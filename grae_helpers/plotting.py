@@ -92,15 +92,15 @@ def _matrix(figure: Figure, axis, matrix: np.ndarray, title: str) -> None:
 def off_block_energy(rows: Sequence[dict], block_sizes: Sequence[int]) -> Figure:
     """Off-block energy of JᵀJ per posterior family, beside what randomly rotated latents would show.
 
-    `rows` have "family", "mask" (a block size), "energy", "error" (standard error) and "rotated", all dimensionless.
+    `rows` have "family", "mask" (a block size), "energy", "energy_error" (standard error), "energy_rotated".
     """
     families = list(dict.fromkeys(row["family"] for row in rows))
     figure, axes = plt.subplots(1, len(block_sizes), sharey=True, figsize=(WIDTH, 3.4), squeeze=False)
     for axis, mask in zip(axes[0], block_sizes, strict=True):
         chosen = [next(row for row in rows if (row["family"], row["mask"]) == (name, mask)) for name in families]
         for i, row in enumerate(chosen):
-            axis.bar(i, row["energy"], yerr=2 * row["error"], color=PALETTE[i], capsize=3, width=0.7)
-            axis.hlines(row["rotated"], i - 0.42, i + 0.42, color="black", linestyle="--", linewidth=1.5)
+            axis.bar(i, row["energy"], yerr=2 * row["energy_error"], color=PALETTE[i], capsize=3, width=0.7)
+            axis.hlines(row["energy_rotated"], i - 0.42, i + 0.42, color="black", linestyle="--", linewidth=1.5)
         axis.set_title("off the diagonal" if mask == 1 else f"outside blocks of {mask}")
         axis.set_xticks(range(len(families)), families, rotation=60, ha="right", rotation_mode="anchor")
         axis.grid(axis="x", visible=False)

@@ -8,21 +8,26 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 def block_mask(latent_dim: int, block_size: int | None = None) -> Tensor:
     """Which entries of a [d, d] matrix lie in its diagonal blocks, bool [d, d].
 
-    Blocks are consecutive; where `block_size` does not divide d the last block is smaller (K&P's Fig. 2 has d = 8, b = 3).
-    None is one block of d, 1 the diagonal. Raises ValueError unless 1 ≤ block_size ≤ d, TypeError if it is no integer.
+    Blocks are consecutive; where `block_size` does not divide d the last block is smaller (K&P's Fig. 2 has d
+    = 8, b = 3). None is one block of d, 1 the diagonal. Raises ValueError unless 1 ≤ block_size ≤ d,
+    TypeError if it is no integer.
 
     >>> block_mask(3, 2).int()
     tensor([[1, 1, 0],
             [1, 1, 0],
             [0, 0, 1]], dtype=torch.int32)
     """
+    block = torch.arange(latent_dim) // _block_size(latent_dim, block_size)
+    return block[:, None] == block[None, :]
+
+
+def _block_size(latent_dim: int, block_size: int | None) -> int:
     size = latent_dim if block_size is None else block_size
     if isinstance(size, bool) or not isinstance(size, int):
         raise TypeError(f"block_size: expected an integer or None, got {block_size!r}")
     if not 1 <= size <= latent_dim:
         raise ValueError(f"block_size: expected 1 to d = {latent_dim}, got {size}")
-    block = torch.arange(latent_dim) // size
-    return block[:, None] == block[None, :]
+    return size
 
 
 def n_raw(latent_dim: int, block_size: int | None = None) -> int:
@@ -31,18 +36,19 @@ def n_raw(latent_dim: int, block_size: int | None = None) -> int:
     >>> n_raw(8, 1), n_raw(8, 3), n_raw(8, None)
     (8, 15, 36)
     """
-    return int(block_mask(latent_dim, block_size).tril().sum())
+    size = _block_size(latent_dim, block_size)
+    return sum(row % size + 1 for row in range(latent_dim))
 
 
 def gaussian(mean: Tensor, raw: Tensor, block_size: int | None = None) -> Distribution:
     """The Gaussian posterior N(mean, CCᵀ), with C block diagonal and lower triangular (K&P §7).
 
-    `raw` fills C's lower triangle row by row, block entries only, and its diagonal entries are log-scales: C_ii = exp(raw_ii).
-    So raw = 0 is the prior's covariance I, and log|Σ| is twice the sum of those entries.
+    `raw` fills C's lower triangle row by row, block entries only, and its diagonal entries are log-scales:
+    C_ii = exp(raw_ii). So raw = 0 is the prior's covariance I, and log|Σ| is twice the sum of those entries.
 
-    Shapes: mean [batch, d], raw [batch, n_raw(d, block_size)]. `block_size` 1 gives the mean-field posterior, b blocks of b
-    (the last one smaller where b does not divide d), None the full covariance.
-    Raises ValueError for other shapes, TypeError for mixed dtypes.
+    Shapes: mean [batch, d], raw [batch, n_raw(d, block_size)]. `block_size` 1 gives the mean-field posterior,
+    b blocks of b (the last one smaller where b does not divide d), None the full covariance. Raises
+    ValueError for other shapes, TypeError for mixed dtypes.
 
     >>> _ = torch.manual_seed(0)
     >>> posterior = gaussian(torch.zeros(4, 3), torch.randn(4, n_raw(3, 2)), block_size=2)
@@ -74,7 +80,7 @@ def _check_raw(mean: Tensor, raw: Tensor, block_size: int | None) -> None:
 
 
 def covariance(posterior: Distribution) -> Tensor:
-    """The covariance Σ of each posterior, [batch, d, d]; for any factorised family the diagonal of its variances.
+    """The covariance Σ of each posterior, [batch, d, d]; for a factorised family, its variances.
 
     Raises TypeError for a distribution whose covariance is not known.
 
@@ -87,7 +93,7 @@ def covariance(posterior: Distribution) -> Tensor:
 
 
 def scale(posterior: Distribution) -> Tensor:
-    """A matrix square root C of the covariance, CCᵀ = Σ, [batch, d, d]: the Cholesky factor, or the standard deviations.
+    """C with CCᵀ = Σ, [batch, d, d]: the Cholesky factor, or the standard deviations of a factorised family.
 
     Raises TypeError for a distribution whose covariance is not known.
 
@@ -98,14 +104,16 @@ def scale(posterior: Distribution) -> Tensor:
         return posterior.scale_tril
     if isinstance(posterior, Independent) and posterior.reinterpreted_batch_ndims == 1:
         return torch.diag_embed(posterior.base_dist.stddev)
-    raise TypeError(f"expected MultivariateNormal, or Independent over one dimension, got {type(posterior).__name__}")
+    raise TypeError(
+        f"expected MultivariateNormal, or Independent over one dimension, got {type(posterior).__name__}"
+    )
 
 
 def kl_to_prior(posterior: Distribution) -> Tensor:
     """KL(q‖N(0, I)) in nats, [batch].
 
-    For a Gaussian it is ½(‖μ‖² + tr Σ − log|Σ| − d), as in K&P Eq. 8; another factorised family must have its KL to a
-    Normal registered in torch (NotImplementedError otherwise).
+    For a Gaussian it is ½(‖μ‖² + tr Σ − log|Σ| − d), as in K&P Eq. 8; another factorised family must have its
+    KL to a Normal registered in torch (NotImplementedError otherwise).
 
     >>> kl_to_prior(gaussian(torch.ones(1, 2), torch.zeros(1, 2), block_size=1))
     tensor([1.])
@@ -116,4 +124,6 @@ def kl_to_prior(posterior: Distribution) -> Tensor:
         return kl_divergence(posterior, prior)
     cholesky = posterior.scale_tril
     log_det = 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return 0.5 * (posterior.mean.square().sum(-1) + cholesky.square().sum((-2, -1)) - log_det - cholesky.shape[-1])
+    return 0.5 * (
+        posterior.mean.square().sum(-1) + cholesky.square().sum((-2, -1)) - log_det - cholesky.shape[-1]
+    )

@@ -35,7 +35,9 @@ def device(name: str = "auto") -> torch.device:
     except (RuntimeError, TypeError) as error:
         raise ValueError(f'device: expected "auto", "cpu", "cuda" or "cuda:N", got {name!r}') from error
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: {name!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
+        raise ValueError(
+            f"device: {name!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices"
+        )
     if found.type not in ("cpu", "cuda"):
         raise ValueError(f'device: expected "auto", "cpu" or "cuda", got {name!r}')
     return found
@@ -67,7 +69,9 @@ def sizes(budget: str, *, test: dict, book: dict, full: dict, **overrides) -> Si
     check_parameters(budget=budget)
     tables = {"test": test, "book": book, "full": full}
     if not set(test) == set(book) == set(full):
-        raise ValueError(f"budgets must name the same sizes, got {[sorted(table) for table in tables.values()]}")
+        raise ValueError(
+            f"budgets must name the same sizes, got {[sorted(table) for table in tables.values()]}"
+        )
     chosen = dict(tables[budget])
     for name, value in overrides.items():
         if name not in chosen:
@@ -78,7 +82,7 @@ def sizes(budget: str, *, test: dict, book: dict, full: dict, **overrides) -> Si
 
 
 def positive(name: str, value: object) -> float:
-    """The value as a float, if it is one positive and finite number; TypeError or ValueError with its name otherwise.
+    """The value as a float, if it is a positive, finite number; TypeError or ValueError by name otherwise.
 
     >>> positive("beta", 0.5)
     0.5
@@ -124,12 +128,14 @@ _CHECKS = {
     "beta": positive,
     "betas": _numbers,
     "width": lambda name, value: value == 0 or positive(name, value),
-    "learning_rate": positive,
+    "learning_rate": lambda name, value: value == 0 or positive(name, value),
     "latent_dim": lambda name, value: integer(name, value, 1),
     "block_size": lambda name, value: integer(name, value, 0),
     "steps": lambda name, value: integer(name, value, 0),
+    "n_configurations": lambda name, value: integer(name, value, 0),
+    "n_samples": lambda name, value: integer(name, value, 1),
     "n_test": lambda name, value: integer(name, value, 0),
-    "batch_size": lambda name, value: integer(name, value, 1),
+    "batch_size": lambda name, value: integer(name, value, 0),
     "seed": lambda name, value: integer(name, value, 0),
     "budget": lambda name, value: _one_of(name, value, BUDGETS),
     "dataset": lambda name, value: _one_of(name, value, DATASETS),
@@ -140,9 +146,10 @@ _CHECKS = {
 def check_parameters(**parameters) -> None:
     """Refuse a notebook's parameters that cannot be right, before any cell has run.
 
-    `beta`, `betas` and `learning_rate` are positive and finite; `latent_dim` and `batch_size` at least 1; `seed` at least 0;
-    `block_size` from 0 (one block, the full matrix) to `latent_dim`; `steps`, `n_test` and `width` 0 (the budget's own) or
-    more. Names without a rule pass. Raises TypeError or ValueError with the name, what was expected and what came.
+    `beta` and `betas` are positive and finite; `latent_dim` and `n_samples` at least 1; `seed` at least 0;
+    `block_size` from 0 (one block, the full matrix) to `latent_dim`; `steps`, `n_test`, `batch_size`,
+    `learning_rate` and `width` 0 (the budget's own) or more. Names without a rule pass. Raises TypeError or
+    ValueError with the name, what was expected and what came.
 
     >>> check_parameters(beta=0.5, latent_dim=8, block_size=2)
     >>> check_parameters(beta=float("nan"))
@@ -161,9 +168,9 @@ def check_parameters(**parameters) -> None:
 def torchvision() -> ModuleType:
     """torchvision, also beside a torch of another build.
 
-    A torchvision built for CUDA fails to import beside a CPU-only torch because its compiled operators are absent
-    ("operator torchvision::nms does not exist"). Only the missing schemas are then defined, and the import tried again;
-    a matching pair is left alone.
+    A torchvision built for CUDA fails to import beside a CPU-only torch because its compiled operators are
+    absent ("operator torchvision::nms does not exist"). Only the missing schemas are then defined, and the
+    import tried again; a matching pair is left alone.
     """
     for _ in range(20):
         try:
@@ -172,7 +179,9 @@ def torchvision() -> ModuleType:
             missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
             if missing is None:
                 raise
-            torch.library.define(f"torchvision::{missing[1]}", "(Tensor dets, Tensor scores, float iou) -> Tensor")
+            torch.library.define(
+                f"torchvision::{missing[1]}", "(Tensor dets, Tensor scores, float iou) -> Tensor"
+            )
             for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
                 del sys.modules[name]
     raise ImportError("torchvision still fails to import after 20 missing operators were defined")
@@ -227,7 +236,7 @@ def _version(package: str) -> str | None:
 
 
 def threads(maximum: int | None = None) -> int:
-    """Let torch use the cores this process may run on (a container's, not the host's), and return how many."""
+    """Let torch use the cores that this process may run on (a container's, not the host's): how many."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     torch.set_num_threads(max(1, min(allowed, maximum or allowed)))
     return torch.get_num_threads()

@@ -29,17 +29,18 @@ def fit(
     log_every: int = 0,
     label: str = "training",
 ) -> History:
-    """Minimise the batch mean of `objective(x).total` with Adam over the parameters of `modules` (K&P §7: Adam, 20k steps).
+    """Minimise the batch mean of `objective(x).total` with Adam over the parameters of `modules` (K&P §7).
 
-    The images live on the device, as uint8 where they are, and batches are drawn by index, one shuffled pass after another
-    (the last, smaller batch of a pass is left out). `transform` acts on a batch after its conversion to float32 in [0, 1].
-    `seed` decides the batches and the objective's noise; the caller's random state is left as it was. Modules are trained in
-    train mode and left in eval mode. `log_every` prints a line every so many steps (0: only a last line; −1: none).
+    The images live on the device, as uint8 where they are, and batches are drawn by index, one shuffled pass
+    after another (the last, smaller batch of a pass is left out). `transform` acts on a batch after its
+    conversion to float32 in [0, 1]. `seed` decides the batches and the objective's noise; the caller's random
+    state is left as it was. Modules are trained in train mode and left in eval mode. `log_every` prints a
+    line every so many steps (0: only a last line; −1: none).
 
-    Shapes: images [n, ...]. Returns arrays of length `steps` under "reconstruction", "latent", "decoder", "total" (batch
-    means, nats) and "seconds" (one number).
-    Raises ValueError for empty images, a batch larger than the data, steps < 1 and images that are not finite;
-    FloatingPointError with step and terms where the objective was NaN or infinite (seen at the next line, or within 100 steps).
+    Shapes: images [n, ...]. Returns arrays of length `steps` under "reconstruction", "latent", "decoder",
+    "total" (batch means, nats) and "seconds" (one number). Raises ValueError for empty images, a batch larger
+    than the data, steps < 1 and images that are not finite; FloatingPointError with step and terms where the
+    objective was NaN or infinite (seen at the next line, or within 100 steps).
 
     >>> from grae_helpers import likelihoods, losses, models
     >>> decoder, encoder = models.mlp_decoder(2, 4, [8]), models.mlp_encoder(4, 2, [8], posterior=False)
@@ -61,7 +62,9 @@ def fit(
             try:
                 terms = objective(x if transform is None else transform(x))
             except ValueError:
-                _check_finite(rows, steps, label)  # what an objective refuses may be what an earlier step made NaN
+                _check_finite(
+                    rows, steps, label
+                )  # what an objective refuses may be what an earlier step made NaN
                 raise
             optimiser.zero_grad(set_to_none=True)
             terms.total.mean().backward()
@@ -87,7 +90,7 @@ def fit_beta_vae(
     seed: int = 0,
     **loop,
 ) -> tuple[models.Encoder, models.Decoder, History]:
-    """A β-VAE with App. D's MNIST networks, trained as in K&P §7 (Adam, one draw of z per image): encoder, decoder, history.
+    """A β-VAE of App. D's MNIST networks, trained as in K&P §7 (one draw of z): encoder, decoder, history.
 
     `images` are [n, 1, 28, 28]; `loop` goes to `fit`. `seed` decides the initial weights too.
     """
@@ -129,7 +132,7 @@ def _batches(n: int, batch_size: int, generator: torch.Generator):
 
 
 def _report(rows: list[Tensor], step: int, steps: int, start: float, log_every: int, label: str) -> None:
-    """Check that the terms are finite, which waits for the device, and print a line that stays readable in a log."""
+    """Check that the terms are finite, which waits for the device, and print a line that reads in a log."""
     _check_finite(rows, steps, label)
     if log_every >= 0 and (log_every > 0 or step == steps):
         meter = tqdm.format_meter(step, steps, time.perf_counter() - start, ncols=60, unit="step", ascii=True)
@@ -140,9 +143,12 @@ def _check_finite(rows: list[Tensor], steps: int, label: str) -> None:
     finite = torch.isfinite(torch.stack(rows)[:, -1]).tolist() if rows else []
     if not all(finite):
         first = finite.index(False)
-        raise FloatingPointError(f"{label}: not finite since step {first + 1} of {steps}: {_text(rows[first])}")
+        raise FloatingPointError(
+            f"{label}: not finite since step {first + 1} of {steps}: {_text(rows[first])}"
+        )
 
 
 def _text(row: Tensor) -> str:
     reconstruction, latent, decoder, total = row.tolist()
-    return f"total {total:.2f} = reconstruction {reconstruction:.2f} + latent {latent:.2f} + decoder {decoder:.2f}"
+    terms = f"reconstruction {reconstruction:.2f} + latent {latent:.2f} + decoder {decoder:.2f}"
+    return f"total {total:.2f} = {terms}"

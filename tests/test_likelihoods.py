@@ -72,7 +72,9 @@ def test_saturated_logits_stay_finite(logit):
         wrong = (bit == 1) != (logit > 0)
         assert torch.allclose(log_prob, torch.tensor([-abs(logit) if wrong else 0.0]))
         assert torch.isfinite(torch.autograd.grad(log_prob.sum(), g)[0]).all()
-        assert Bernoulli().hessian_diag(x, g).item() == pytest.approx(-np.exp(-abs(logit)), rel=1e-5, abs=1e-40)
+        assert Bernoulli().hessian_diag(x, g).item() == pytest.approx(
+            -np.exp(-abs(logit)), rel=1e-5, abs=1e-40
+        )
 
 
 @pytest.mark.parametrize("value", [2.0, -1.0, 0.5, 1e-6])
@@ -102,9 +104,19 @@ def test_certain_probabilities():
         (torch.zeros(1, 3), torch.zeros(2, 3), ValueError, "one shape"),
         (torch.zeros(0, 3), torch.zeros(0, 3), ValueError, "batch ≥ 1"),
         (torch.zeros(3), torch.zeros(3), ValueError, "one shape"),
-        (torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(2, 3), TypeError, "divide integer images by 255.*torch.uint8"),
+        (
+            torch.zeros(2, 3, dtype=torch.uint8),
+            torch.zeros(2, 3),
+            TypeError,
+            "divide integer images by 255.*torch.uint8",
+        ),
         (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3), TypeError, "floating point"),
-        (torch.full((2, 3), float("nan")), torch.zeros(2, 3), ValueError, "x: expected finite pixels, got NaN"),
+        (
+            torch.full((2, 3), float("nan")),
+            torch.zeros(2, 3),
+            ValueError,
+            "x: expected finite pixels, got NaN",
+        ),
         (torch.full((2, 3), float("inf")), torch.zeros(2, 3), ValueError, "x: expected finite pixels"),
         (torch.zeros(2, 3), torch.zeros(2, 3, device="meta"), ValueError, "one device, got cpu and meta"),
     ],
@@ -115,9 +127,11 @@ def test_bad_pairs(likelihood, x, g, error, message):
         likelihood.log_prob(x, g)
 
 
-@pytest.mark.parametrize("variance", [0.0, -1.0, float("nan"), float("inf"), torch.tensor([1.0, 0.0])], ids=str)
+@pytest.mark.parametrize(
+    "variance", [0.0, -1.0, float("nan"), float("inf"), torch.tensor([1.0, 0.0])], ids=str
+)
 def test_bad_variances(variance):
-    with pytest.raises(ValueError, match="variance: expected .*positive"):
+    with pytest.raises(ValueError, match=r"variance: expected .*positive"):
         Gaussian(variance)
 
 

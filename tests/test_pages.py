@@ -1,0 +1,209 @@
+"""The pages that run nothing: what they say about code, commands and numbers is tried here."""
+
+import re
+import shlex
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from grae_helpers import data, geometry, jacobians, likelihoods, losses, posteriors
+from tools import run_notebooks
+from tools.project import ROOT, Project, ToolError
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+RUNNER = "python -m tools.run_notebooks"
+
+
+def blocks(path, language):
+    return [body for kind, body in FENCE.findall(path.read_text("utf8")) if kind == language]
+
+
+def commands(path):
+    """Every command that a page prints, one a line."""
+    return [line for body in blocks(path, "bash") for line in body.splitlines() if line and line[0] != "#"]
+
+
+def tables(path):
+    """Every table row of a page, as the texts of its cells."""
+    rows = [line.strip("| ").split(" | ") for line in path.read_text("utf8").splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def code(cell):
+    return re.fullmatch(r"`([^`]+)`", cell) and cell.strip("`")
+
+
+each = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+
+
+@each
+def test_the_python_of_a_page_runs(path, monkeypatch, tmp_path):
+    """The blocks of a page are one program; what it trains must have learned."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    program = "\n".join(blocks(path, "python"))
+    if not program:
+        return
+    with torch.random.fork_rng(devices=[]):
+        names: dict = {}
+        exec(compile(program, path.name, "exec"), names)
+    if "terms" in names:
+        images = names["images"]
+        trivial = -likelihoods.Gaussian().log_prob(images, images.mean(0).expand_as(images)).mean()
+        assert names["terms"].reconstruction.mean() < trivial
+    if "rotated" in names:
+        assert names["paid"] < names["rotated"]
+
+
+@each
+def test_the_commands_of_a_page_can_be_given(path, tmp_path):
+    """Runner commands are planned, with every check of their parameters; make's targets exist."""
+    book = Project(ROOT, tmp_path / "build", tmp_path / "html")
+    for line in commands(path):
+        words = shlex.split(line)
+        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+            words.pop(0)
+        if RUNNER in line:
+            options = run_notebooks._options(words[words.index("tools.run_notebooks") + 1 :])
+            given = run_notebooks._collect(options.parameter, options.budget)
+            assert run_notebooks.plan(book, options.only, given, book.build / "run"), line
+        elif words[0] == "make":
+            assert make_plan(book, words[1:]), line
+
+
+def make_plan(book, words):
+    variables = dict(word.split("=", 1) for word in words if "=" in word)
+    targets = [word for word in words if "=" not in word]
+    done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if "ARGS" in variables and targets == ["book"]:
+        options = run_notebooks._options(shlex.split(variables["ARGS"]))
+        run_notebooks.plan(book, [], run_notebooks._collect(options.parameter, None), book.build / "run")
+    return True
+
+
+@each
+def test_what_a_page_says_is_refused_is_refused_in_these_words(path):
+    for body in blocks(path, "console"):
+        command, *expected = body.splitlines()
+        with pytest.raises(ToolError) as refused:
+            run_notebooks.main(shlex.split(command.partition(RUNNER)[2]))
+        printed = f"error: {refused.value}".splitlines()
+        shown = expected[: expected.index("...")] if "..." in expected else expected
+        assert printed[: len(shown)] == shown and (len(shown) < len(expected) or len(shown) == len(printed))
+
+
+@each
+def test_a_page_names_no_other_repository_than_the_project(path):
+    book = Project()
+    owner = book.repository.split("/")[-2]
+    for link in re.findall(r"https://github\.com/[\w.-]+/[\w-]+", path.read_text("utf8")):
+        assert link == book.repository or f"/{owner}/" not in link
+    for link in re.findall(r"https://colab\.research\.google\.com/github/[^\s)\"]+", path.read_text("utf8")):
+        stem = link.rsplit("/", 1)[1].removesuffix(".ipynb")
+        tail = f"{book.repository.removeprefix('https://github.com/')}/blob/{book.colab_branch}/notebooks/{stem}.ipynb"
+        assert link.endswith(tail) and book.source(stem).is_file(), link
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_relative_links_outside_the_book_lead_somewhere(page):
+    for link in re.findall(r"(?:\]\(|src=\"|href=\")(?!https?:|#)([^)\"\s#]+)", (ROOT / page).read_text("utf8")):
+        assert (ROOT / link).exists(), link
+
+
+def symbols():
+    """The notation page's rows with code in them: code and shape."""
+    rows = [row for row in tables(ROOT / "book" / "notation.md") if len(row) == 4 and code(row[1])]
+    return [(code(row[1]), row[3]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """One value for each name that the notation page uses; all its sizes differ."""
+    torch.manual_seed(0)
+    batch, D, d, b, beta = 5, 7, 4, 2, 0.3
+    x, z, likelihood = torch.randn(batch, D), torch.randn(batch, d), likelihoods.Gaussian()
+    decoder = nn.Sequential(nn.Linear(d, 9), nn.Tanh(), nn.Linear(9, D))
+    posterior = posteriors.gaussian(z, torch.zeros(batch, posteriors.n_raw(d, b)), b)
+    names = {"batch": batch, "D": D, "d": d, "k": 3, "latent_dim": d, "block_size": b, "beta": beta, "n_columns": 3}
+    names |= {"x": x, "z": z, "code": z, "decoder": decoder, "likelihood": likelihood, "posterior": posterior}
+    names |= {"prior": posteriors.gaussian(torch.zeros(1, d), torch.zeros(1, d), 1), "columns": torch.tensor([3, 0, 1])}
+    names["hessian"] = jacobians.hessian(decoder, likelihood, x, z)
+    names["gauss_newton"] = jacobians.gauss_newton(decoder, likelihood, x, z)
+    names["covariance"] = posteriors.covariance(posterior)
+    modules = {"torch": torch, "losses": losses, "geometry": geometry, "jacobians": jacobians, "posteriors": posteriors}
+    return names | modules
+
+
+@pytest.mark.parametrize(("expression", "shape"), symbols())
+def test_a_symbol_has_its_name_and_shape(expression, shape, scene):
+    value = eval(expression, dict(scene))
+    sizes = re.search(r"\[([\w, ]+)\]", shape)
+    expected = tuple(scene[name] for name in sizes[1].split(", ")) if sizes else ()
+    if shape.startswith("event"):
+        assert tuple(value.event_shape) == expected
+    elif sizes:
+        assert tuple(value.shape) == expected
+    elif shape == "number":
+        assert isinstance(value, int | float)
+
+
+def test_the_notation_page_names_a_symbol_once():
+    named = [row[0] for row in tables(ROOT / "book" / "notation.md") if len(row) == 4]
+    letters = [letter.strip() for cell in named for letter in cell.split(",") if letter.strip().startswith("$")]
+    assert len(letters) > 20 and len(letters) == len(set(letters))
+
+
+def conversions():
+    rows = [row for row in tables(ROOT / "book" / "notation.md") if len(row) == 3 and all(map(code, row))]
+    return [tuple(map(code, row)) for row in rows]
+
+
+def test_the_conversion_table_is_read():
+    assert len(conversions()) == 8
+
+
+@pytest.mark.parametrize(("objective", "weight", "factor"), conversions())
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_conversion_of_beta_gives_the_same_model(objective, weight, factor, seed):
+    """Objective and ours differ by the stated factor and a constant: so in their changes, here to 1e-12."""
+    random = torch.Generator().manual_seed(seed)
+    beta, v, s = (torch.rand(3, generator=random, dtype=torch.float64) + 0.1).tolist()
+    names = {"D": 6, "d": 4, "beta": beta, "v": v, "s": s}
+    w = eval(weight, dict(names))
+    x = torch.randn(6, generator=random, dtype=torch.float64)
+    ours, theirs = [], []
+    for _ in range(3):
+        g = torch.randn(6, generator=random, dtype=torch.float64)
+        kl = torch.rand((), generator=random, dtype=torch.float64)
+        theirs.append(eval(objective, names | {"x": x, "g": g, "kl": kl, "w": w}))
+        ours.append(((x - g) ** 2).sum() / 2 + beta * kl)
+    expected = eval(factor, dict(names)) * torch.stack(ours).diff()
+    assert torch.allclose(torch.stack(theirs).diff(), expected, rtol=1e-12)
+
+
+def test_a_decoder_of_variance_v_is_the_package_at_beta_times_v(scene):
+    """The table's row on v, on the package's own objectives: one model, so gradients in a fixed ratio."""
+    s = SimpleNamespace(**scene)
+    parameters, v = list(s.decoder.parameters()), 0.4
+    ours = losses.grae(s.x, s.code, s.decoder, likelihoods.Gaussian(), s.beta).total.sum()
+    theirs = losses.grae(s.x, s.code, s.decoder, likelihoods.Gaussian(variance=v), s.beta / v).total.sum()
+    pairs = zip(*(torch.autograd.grad(loss, parameters) for loss in (ours, theirs)), strict=True)
+    assert all(torch.allclose(a, v * b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_data_page_counts_the_digits_right(split):
+    rows = tables(ROOT / "book" / "datasets.md")
+    row = dict(zip(rows[0], next(row for row in rows if row[0] == "`digits`"), strict=True))
+    assert row[split] == f"{len(data.load('digits', split)):,}"
+
+
+def test_the_data_page_names_every_data_set_and_suffix():
+    text = (ROOT / "book" / "datasets.md").read_text("utf8")
+    from grae_helpers.folders import SUFFIXES
+
+    assert all(f"| `{name}` |" in text for name in data.NAMES) and all(f"`{suffix}`" in text for suffix in SUFFIXES)
