@@ -31,7 +31,7 @@
 dataset: str = "auto"  # mnist where it can be had, else digits; or digits, mnist, fashion_mnist
 budget: str = "book"  # test, book or full: how many steps, images and βs, and how wide the networks
 beta: float = 0.4  # the β of the image-by-image comparison; joins the grid if it is not in it
-betas: list = []  # the grid of β; empty takes the budget's
+betas: list[float] = []  # the grid of β; empty takes the budget's
 latent_dim: int = 12  # d, the number of latent variables; 12 in the paper
 block_size: int = 1  # b of the image-by-image comparison (0: full); joins 1, 2 and 3 if it is another
 n_samples: int = 8  # draws of z for the sampled objective

@@ -24,7 +24,8 @@ def blocks(path, language):
 
 def commands(path):
     """Every command that a page prints, one a line."""
-    return [line for body in blocks(path, "bash") for line in body.splitlines() if line and line[0] != "#"]
+    lines = [line for body in blocks(path, "bash") for line in body.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and line[0] != "#"]
 
 
 def tables(path):
@@ -132,6 +133,7 @@ def scene():
     names |= {"x": x, "z": z, "code": z, "decoder": decoder, "likelihood": likelihood, "posterior": posterior}
     names |= {"prior": posteriors.gaussian(torch.zeros(1, d), torch.zeros(1, d), 1), "columns": torch.tensor([3, 0, 1])}
     names["hessian"] = jacobians.hessian(decoder, likelihood, x, z)
+    names["jacobian"] = jacobians.jacobian(decoder, z)
     names["gauss_newton"] = jacobians.gauss_newton(decoder, likelihood, x, z)
     names["covariance"] = posteriors.covariance(posterior)
     modules = {"torch": torch, "losses": losses, "geometry": geometry, "jacobians": jacobians, "posteriors": posteriors}
