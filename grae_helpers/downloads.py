@@ -178,7 +178,9 @@ def fetch(urls: Sequence[str], path: Path, md5: str, patience: float | None = No
     Gives up after `patience` seconds (`PATIENCE`) without a byte, over all urls together, whether it is name
     resolution, connection or transfer that stalls. DatasetUnavailable says how each url failed.
     """
-    import pooch
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its import of tqdm warns of widgets in a notebook
+        import pooch
 
     pooch.get_logger().setLevel("WARNING")
     _check_writable(path.parent)

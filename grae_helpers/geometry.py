@@ -1,4 +1,4 @@
-"""The decoder's local geometry beside the posterior's covariance: block structure, and what each objective makes of it."""
+"""The decoder's local geometry beside the posterior's covariance: block structure, and its price in nats."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,8 @@ from grae_helpers.likelihoods import Likelihood
 def off_block_energy(matrices: Tensor, block_size: int) -> Tensor:
     """The share of a matrix's squared Frobenius norm that lies outside its diagonal blocks, [batch].
 
-    0 for a block-diagonal matrix (K&P Fig. 2 shows by eye what this says in a number). Shapes: matrices [batch, d, d].
+    0 for a block-diagonal matrix (K&P Fig. 2 shows by eye what this says in a number). Shapes: matrices
+    [batch, d, d].
     Raises ValueError for other shapes, NaN, and matrices that are zero.
 
     >>> off_block_energy(torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[2.0, 0.0], [0.0, 1.0]]]), block_size=1)
@@ -29,10 +30,11 @@ def off_block_energy(matrices: Tensor, block_size: int) -> Tensor:
 
 
 def structure_price(curvature: Tensor, beta: float, block_size: int | None) -> Tensor:
-    """What a block posterior pays for the entries outside its blocks: (β/2)(Σ_b log|M_bb| − log|M|), [batch], nats.
+    """What a posterior pays for entries outside its blocks: (β/2)(Σ_b log|M_bb| − log|M|), [batch], nats.
 
-    M = I + curvature/β, with curvature = −JᵀH_pJ (JᵀJ for unit variance); zero where M has the blocks, and the only term by
-    which Eq. 13 (K&P) with blocks differs from Eq. 13. Raises ValueError where M is not positive definite.
+    M = I + curvature/β, with curvature = −JᵀH_pJ (JᵀJ for unit variance); zero where M has the blocks, and
+    the only term by which Eq. 13 (K&P) with blocks differs from Eq. 13. Raises ValueError where M is not
+    positive definite.
 
     >>> structure_price(torch.tensor([[[1.0, 0.5], [0.5, 1.0]]]), beta=1.0, block_size=1)  # −½ log(1 − ¼²)
     tensor([0.0323], dtype=torch.float64)
@@ -45,7 +47,7 @@ def structure_price(curvature: Tensor, beta: float, block_size: int | None) -> T
 def rotation_baseline(
     measure: Callable[[Tensor], Tensor], matrices: Tensor, *, n_rotations: int = 32, seed: int = 0
 ) -> Tensor:
-    """A measure of RᵀMR averaged over random orthogonal R, [batch]: what these matrices show in a basis without meaning.
+    """A measure of RᵀMR averaged over random orthogonal R, [batch]: what a basis without meaning would show.
 
     The matrices keep their spectra, so the ratio to this baseline compares models whose spectra differ.
 
@@ -60,10 +62,10 @@ def rotation_baseline(
 
 
 def covariance_gap(hessian: Tensor, covariance: Tensor, beta: float) -> Tensor:
-    """What the Taylor objective loses to GRAE by a covariance that is not the best: β KL(N(0, Σ)‖N(0, M⁻¹)), [batch], nats.
+    """What a covariance that is not the best costs in Eq. 7 (K&P): β KL(N(0, Σ)‖N(0, M⁻¹)), [batch], nats.
 
-    (β/2)(tr MΣ − log|MΣ| − d) with M = I − H/β: Eq. 7 minus Eq. 12 (K&P App. F, whose parentheses are misplaced).
-    Zero where Σ = M⁻¹, Eq. 11. Shapes: hessian and covariance [batch, d, d].
+    (β/2)(tr MΣ − log|MΣ| − d) with M = I − H/β: Eq. 7 minus Eq. 12 (K&P App. F, whose parentheses are
+    misplaced). Zero where Σ = M⁻¹, Eq. 11. Shapes: hessian and covariance [batch, d, d].
     Raises ValueError where M or Σ is not positive definite.
 
     >>> covariance_gap(-torch.eye(2)[None], torch.eye(2)[None], beta=1.0)  # ½ (4 − log 4 − 2)
@@ -72,7 +74,9 @@ def covariance_gap(hessian: Tensor, covariance: Tensor, beta: float) -> Tensor:
     factor = jacobians.precision_cholesky(hessian, beta)
     scale, failed = torch.linalg.cholesky_ex(covariance.to(factor.dtype))
     if failed.any():
-        raise ValueError(f"covariance: expected positive definite, {int((failed > 0).sum())} of {len(failed)} are not")
+        raise ValueError(
+            f"covariance: expected positive definite, {int((failed > 0).sum())} of {len(failed)} are not"
+        )
     log_det = 2 * sum(f.diagonal(dim1=1, dim2=2).log().sum(1) for f in (factor, scale))
     trace = (factor.mT @ scale).square().sum((1, 2))
     return beta / 2 * (trace - log_det - hessian.shape[1])
@@ -88,8 +92,8 @@ def covariance_and_jacobian(
 
     >>> from grae_helpers import likelihoods, models
     >>> encoder, decoder = models.mlp_encoder(4, 2, [8]), models.mlp_decoder(2, 4, [8])
-    >>> [m.shape for m in covariance_and_jacobian(encoder, decoder, likelihoods.Gaussian(), torch.zeros(3, 4))]
-    [torch.Size([3, 2, 2]), torch.Size([3, 2, 2])]
+    >>> [m.shape for m in covariance_and_jacobian(encoder, decoder, likelihoods.Gaussian(), torch.zeros(3,
+    4))] [torch.Size([3, 2, 2]), torch.Size([3, 2, 2])]
     """
     covariances, curvatures = [], []
     for x in images.split(chunk):
@@ -112,11 +116,13 @@ def compare_objectives(
     seed: int = 0,
     chunk: int = 128,
 ) -> dict[str, Tensor]:
-    """The three objectives of K&P Fig. 3 and the analytic gap, image by image, nats: each [n], float64, on the CPU.
+    """The three objectives of K&P Fig. 3 and the analytic gap, image by image, nats: each [n], float64, on
+    the CPU.
 
-    "beta_vae" (Eq. 2 with `n_samples` draws), "taylor" (Eq. 7), "grae" (Eq. 13, one block whatever the posterior's),
-    "gap" (`covariance_gap`, which is taylor − grae), "forced" (`structure_price`, its part that the
-    posterior's blocks force) and "squared_error" (‖x − g(h(x))‖²). The caller's random state is left as it was.
+    "beta_vae" (Eq. 2 with `n_samples` draws), "taylor" (Eq. 7), "grae" (Eq. 13, one block whatever the
+    posterior's), "gap" (`covariance_gap`, which is taylor − grae), "forced" (`structure_price`, its part
+    that the posterior's blocks force) and "squared_error" (‖x − g(h(x))‖²). The caller's random state is
+    left as it was.
 
     >>> from grae_helpers import likelihoods, models
     >>> encoder, decoder = models.mlp_encoder(4, 2, [8]), models.mlp_decoder(2, 4, [8])

@@ -22,6 +22,8 @@ from grae_helpers.likelihoods import Likelihood
 def _push(run: Decoder, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """(g, J V) for directions V [batch, d, k]: one primal pass, and one tangent pass for all k columns."""
 
+    z = z.contiguous()  # forward mode refuses memory that an expanded tensor shares
+
     def push(direction: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.jvp(run, (z,), (direction,))
 
@@ -33,19 +35,19 @@ def _push_first(run: Decoder, z: Tensor, direction: Tensor) -> tuple[Tensor, Ten
     """(g, J v) for one direction [batch, d], in a dual pass that records statistics from its primal part."""
     keep = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(keep), forward_ad.dual_level():
-        z, direction = (
-            t.clone() if t.is_inference() else t for t in (z, direction)
-        )  # inference mode drops tangents
+        # inference mode drops tangents, and forward mode refuses memory that an expanded tensor shares
+        z, direction = (t.clone() if t.is_inference() else t.contiguous() for t in (z, direction))
         g, tangent = forward_ad.unpack_dual(run(forward_ad.make_dual(z, direction)))
         return g, (torch.zeros_like(g) if tangent is None else tangent).flatten(1).unsqueeze(2)
 
 
 def _chunks(batch: int, k: int) -> Iterator[slice]:
-    """Slices of the batch: a chunk with its k tangents is no larger than one pass of the whole batch.
+    """Slices of the batch: a chunk with its k tangents is no larger than half the batch, or 64 samples.
 
+    A tangent pass keeps about twice what a plain one does, so that its peak is one plain pass of the batch.
     Where a graph is recorded everything is kept anyway, and the batch is taken whole.
     """
-    size = batch if torch.is_grad_enabled() else max(1, batch // (k + 1))
+    size = batch if torch.is_grad_enabled() else max(1, max(batch // 2, 64) // (k + 1))
     return (slice(start, stop) for start, stop in pairwise([*range(0, batch, size), batch]))
 
 
@@ -147,7 +149,7 @@ def _neglected(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -
     """Σ_p (∂ log p/∂g_p) ∇²g_p, [batch, d, d], the second term of Eq. 5."""
     keep = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
-        x, z = (tensor.clone() if tensor.is_inference() else tensor for tensor in (x, z))
+        x, z = (tensor.clone() if tensor.is_inference() else tensor.contiguous() for tensor in (x, z))
         run = _recorded(decoder, z).run
         parts = [
             _neglected_part(run, likelihood, x[part], z[part], keep) for part in _chunks(len(z), z.shape[1])
@@ -159,9 +161,7 @@ def _neglected_part(run: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor, 
     g = run(z)
     g = g if g.requires_grad else g.detach().requires_grad_()
     slope = _gradient(likelihood.log_density(x, g).sum(), g)
-    z = (
-        z.view_as(z) if z.requires_grad else z.detach().requires_grad_()
-    )  # another z: the slope is a constant to it
+    z = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()  # the slope is a constant to this z
     gradient = _gradient((slope * run(z)).sum(), z)
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None, :].expand(-1, len(z), -1)
     rows = _gradient(gradient, z, basis, keep).transpose(0, 1)

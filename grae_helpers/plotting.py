@@ -17,7 +17,7 @@ WIDTH = 6.8  # inches: the text column; fonts stay readable when a phone halves 
 
 
 def use_style() -> None:
-    """One look for the whole book: white ground (so that figures read in both colour schemes), colour-blind-safe colours."""
+    """One look for the whole book: a white ground, for both colour schemes, and colour-blind-safe colours."""
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=1.0)
     mpl.rcParams.update(
         {
@@ -66,7 +66,7 @@ def family_name(block_size: int | None) -> str:
 
 
 def precision_beside_jacobian(panels: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """K&P Fig. 2: a row per model and image, Σ⁻¹ on the left and JᵀJ on the right, each on a colour scale of its own.
+    """K&P Fig. 2: a row per model and image, Σ⁻¹ left and JᵀJ right, each on a colour scale of its own.
 
     `panels` maps a row's title to two [d, d] matrices.
     """
@@ -97,10 +97,14 @@ def off_block_energy(rows: Sequence[dict], block_sizes: Sequence[int]) -> Figure
     families = list(dict.fromkeys(row["family"] for row in rows))
     figure, axes = plt.subplots(1, len(block_sizes), sharey=True, figsize=(WIDTH, 3.4), squeeze=False)
     for axis, mask in zip(axes[0], block_sizes, strict=True):
-        chosen = [next(row for row in rows if (row["family"], row["mask"]) == (name, mask)) for name in families]
+        chosen = [
+            next(row for row in rows if (row["family"], row["mask"]) == (name, mask)) for name in families
+        ]
         for i, row in enumerate(chosen):
             axis.bar(i, row["energy"], yerr=2 * row["energy_error"], color=PALETTE[i], capsize=3, width=0.7)
-            axis.hlines(row["energy_rotated"], i - 0.42, i + 0.42, color="black", linestyle="--", linewidth=1.5)
+            axis.hlines(
+                row["energy_rotated"], i - 0.42, i + 0.42, color="black", linestyle="--", linewidth=1.5
+            )
         axis.set_title("off the diagonal" if mask == 1 else f"outside blocks of {mask}")
         axis.set_xticks(range(len(families)), families, rotation=60, ha="right", rotation_mode="anchor")
         axis.grid(axis="x", visible=False)
@@ -111,17 +115,32 @@ def off_block_energy(rows: Sequence[dict], block_sizes: Sequence[int]) -> Figure
 
 
 def objectives_over_beta(curves: dict[str, dict[str, np.ndarray]], offset: float = 0.0) -> Figure:
-    """K&P Fig. 3: the three objectives over β, a panel per posterior family, and below each its two gaps.
+    """K&P Fig. 3: the three objectives over β, a panel per family, and below each its two gaps.
 
-    `curves` maps a family to arrays "beta", "beta_vae", "taylor", "grae" (means over images, nats); `offset` is taken off.
+    `curves` maps a family to arrays "beta", "beta_vae", "taylor", "grae" (means over images, nats);
+    `offset` is taken off.
     """
-    figure, axes = plt.subplots(2, len(curves), sharex=True, sharey="row", figsize=(WIDTH, 5.4), squeeze=False)
+    figure, axes = plt.subplots(
+        2, len(curves), sharex=True, sharey="row", figsize=(WIDTH, 5.4), squeeze=False
+    )
     names = {"beta_vae": "β-VAE (Eq. 2)", "taylor": "Taylor (Eq. 7)", "grae": "GRAE (Eq. 13)"}
     for (family, curve), upper, lower in zip(curves.items(), *axes, strict=True):
         for i, (key, name) in enumerate(names.items()):
             upper.plot(curve["beta"], curve[key] - offset, marker=MARKERS[i], color=PALETTE[i], label=name)
-        lower.plot(curve["beta"], curve["taylor"] - curve["beta_vae"], marker="o", color=PALETTE[3], label="Taylor − β-VAE")
-        lower.plot(curve["beta"], curve["taylor"] - curve["grae"], marker="s", color=PALETTE[4], label="Taylor − GRAE")
+        lower.plot(
+            curve["beta"],
+            curve["taylor"] - curve["beta_vae"],
+            marker="o",
+            color=PALETTE[3],
+            label="Taylor − β-VAE",
+        )
+        lower.plot(
+            curve["beta"],
+            curve["taylor"] - curve["grae"],
+            marker="s",
+            color=PALETTE[4],
+            label="Taylor − GRAE",
+        )
         lower.axhline(0, color="black", linewidth=0.8)
         upper.set_title(family)
         lower.set_xlabel("β")
@@ -133,10 +152,13 @@ def objectives_over_beta(curves: dict[str, dict[str, np.ndarray]], offset: float
 
 
 def gap_per_image(analytic: dict[str, np.ndarray], measured: dict[str, np.ndarray]) -> Figure:
-    """The measured gap Taylor − GRAE of each image against the analytic one, a colour per posterior family (nats)."""
+    """The measured gap Taylor − GRAE of each image against the analytic one, a colour per posterior family
+    (nats)."""
     figure, axis = plt.subplots(figsize=(WIDTH * 0.75, 4.2))
     for i, (family, values) in enumerate(analytic.items()):
-        axis.plot(values, measured[family], MARKERS[i], color=PALETTE[i], markersize=4, alpha=0.6, label=family)
+        axis.plot(
+            values, measured[family], MARKERS[i], color=PALETTE[i], markersize=4, alpha=0.6, label=family
+        )
     low, high = (f([f(v) for v in analytic.values()]) for f in (min, max))
     axis.plot([low, high], [low, high], "k--", linewidth=1, label="equal")
     axis.set(xlabel="$\\beta\\,KL(N(0,\\Sigma)\\,\\|\\,N(0,M^{-1}))$ (nats)", ylabel="Taylor − GRAE (nats)")

@@ -1,5 +1,6 @@
 """The book, run and built once for all the tests that look at it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tools.project import ROOT, Project, cores
+
+# A second thread gains nothing on small tensors, and two processes of two threads starve each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def tool(name: str, *arguments: object, expect: int = 0) -> str:

@@ -3,13 +3,14 @@
 import re
 import shlex
 import subprocess
+import tempfile
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from grae_helpers import data, geometry, jacobians, likelihoods, losses, posteriors
+from grae_helpers import data, folders, geometry, jacobians, likelihoods, losses, posteriors
 from tools import run_notebooks
 from tools.project import ROOT, Project, ToolError
 
@@ -30,8 +31,8 @@ def commands(path):
 
 def tables(path):
     """Every table row of a page, as the texts of its cells."""
-    rows = [line.strip("| ").split(" | ") for line in path.read_text("utf8").splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in row] for row in rows]
+    lines = [line for line in path.read_text("utf8").splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
 
 
 def code(cell):
@@ -44,7 +45,7 @@ each = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 @each
 def test_the_python_of_a_page_runs(path, monkeypatch, tmp_path):
     """The blocks of a page are one program; what it trains must have learned."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     program = "\n".join(blocks(path, "python"))
     if not program:
         return
@@ -111,7 +112,8 @@ def test_a_page_names_no_other_repository_than_the_project(path):
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_relative_links_outside_the_book_lead_somewhere(page):
-    for link in re.findall(r"(?:\]\(|src=\"|href=\")(?!https?:|#)([^)\"\s#]+)", (ROOT / page).read_text("utf8")):
+    text = (ROOT / page).read_text("utf8")
+    for link in re.findall(r"(?:\]\(|src=\"|href=\")(?!https?:|#)([^)\"\s#]+)", text):
         assert (ROOT / link).exists(), link
 
 
@@ -125,19 +127,21 @@ def symbols():
 def scene():
     """One value for each name that the notation page uses; all its sizes differ."""
     torch.manual_seed(0)
-    batch, D, d, b, beta = 5, 7, 4, 2, 0.3
+    sizes = {"batch": 5, "D": 7, "d": 4, "k": 3}
+    batch, D, d, b = 5, 7, 4, 2
     x, z, likelihood = torch.randn(batch, D), torch.randn(batch, d), likelihoods.Gaussian()
     decoder = nn.Sequential(nn.Linear(d, 9), nn.Tanh(), nn.Linear(9, D))
     posterior = posteriors.gaussian(z, torch.zeros(batch, posteriors.n_raw(d, b)), b)
-    names = {"batch": batch, "D": D, "d": d, "k": 3, "latent_dim": d, "block_size": b, "beta": beta, "n_columns": 3}
+    names = {"latent_dim": d, "block_size": b, "beta": 0.3, "n_columns": 3}
+    names["columns"] = torch.tensor([3, 0, 1])
     names |= {"x": x, "z": z, "code": z, "decoder": decoder, "likelihood": likelihood, "posterior": posterior}
-    names |= {"prior": posteriors.gaussian(torch.zeros(1, d), torch.zeros(1, d), 1), "columns": torch.tensor([3, 0, 1])}
+    names["prior"] = posteriors.gaussian(torch.zeros(1, d), torch.zeros(1, d), 1)
     names["hessian"] = jacobians.hessian(decoder, likelihood, x, z)
     names["jacobian"] = jacobians.jacobian(decoder, z)
     names["gauss_newton"] = jacobians.gauss_newton(decoder, likelihood, x, z)
     names["covariance"] = posteriors.covariance(posterior)
-    modules = {"torch": torch, "losses": losses, "geometry": geometry, "jacobians": jacobians, "posteriors": posteriors}
-    return names | modules
+    modules = [torch, geometry, jacobians, losses, posteriors]
+    return sizes | names | {module.__name__.rpartition(".")[2]: module for module in modules}
 
 
 @pytest.mark.parametrize(("expression", "shape"), symbols())
@@ -155,7 +159,7 @@ def test_a_symbol_has_its_name_and_shape(expression, shape, scene):
 
 def test_the_notation_page_names_a_symbol_once():
     named = [row[0] for row in tables(ROOT / "book" / "notation.md") if len(row) == 4]
-    letters = [letter.strip() for cell in named for letter in cell.split(",") if letter.strip().startswith("$")]
+    letters = [letter.strip() for cell in named for letter in cell.split(",") if "$" in letter]
     assert len(letters) > 20 and len(letters) == len(set(letters))
 
 
@@ -206,6 +210,5 @@ def test_the_data_page_counts_the_digits_right(split):
 
 def test_the_data_page_names_every_data_set_and_suffix():
     text = (ROOT / "book" / "datasets.md").read_text("utf8")
-    from grae_helpers.folders import SUFFIXES
-
-    assert all(f"| `{name}` |" in text for name in data.NAMES) and all(f"`{suffix}`" in text for suffix in SUFFIXES)
+    assert all(f"| `{name}` |" in text for name in data.NAMES)
+    assert all(f"`{suffix}`" in text for suffix in folders.SUFFIXES)
