@@ -1,6 +1,7 @@
 """The decoder's local geometry beside the posterior's covariance: block structure, and its price in nats."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,28 @@ def rotation_baseline(
     return torch.stack([measure(r.mT @ matrices @ r) for r in rotations]).mean(0)
 
 
+def block_structure(curvature: Tensor, beta: float, masks: Sequence[int], *, seed: int = 0) -> list[dict]:
+    """Off-block energy and price of −JᵀH_pJ under each mask (a block size), and the same in rotated latents.
+
+    A row a mask, with means over the batch: "energy" (`off_block_energy`) and "price" (`structure_price`, nats),
+    each with its standard error "…_error" and its `rotation_baseline` "…_rotated".
+
+    >>> rows = block_structure(torch.eye(4).expand(3, 4, 4), beta=1.0, masks=[1, 2])
+    >>> [(row["mask"], row["energy"]) for row in rows]
+    [(1, 0.0), (2, 0.0)]
+    """
+    rows = []
+    for mask in masks:
+        row: dict = {"mask": mask}
+        for name, measure in {"energy": off_block_energy, "price": partial(structure_price, beta=beta)}.items():
+            masked = partial(measure, block_size=mask)
+            ours, rotated = masked(curvature), rotation_baseline(masked, curvature, seed=seed)
+            error = ours.std(correction=0).item() / len(ours) ** 0.5
+            row |= {name: ours.mean().item(), f"{name}_error": error, f"{name}_rotated": rotated.mean().item()}
+        rows.append(row)
+    return rows
+
+
 def covariance_gap(hessian: Tensor, covariance: Tensor, beta: float) -> Tensor:
     """What a covariance that is not the best costs in Eq. 7 (K&P): β KL(N(0, Σ)‖N(0, M⁻¹)), [batch], nats.
 
@@ -92,8 +115,7 @@ def covariance_and_jacobian(
 
     >>> from grae_helpers import likelihoods, models
     >>> encoder, decoder = models.mlp_encoder(4, 2, [8]), models.mlp_decoder(2, 4, [8])
-    >>> [m.shape for m in covariance_and_jacobian(encoder, decoder, likelihoods.Gaussian(), torch.zeros(3,
-    4))] [torch.Size([3, 2, 2]), torch.Size([3, 2, 2])]
+    >>> [m.shape for m in covariance_and_jacobian(encoder, decoder, likelihoods.Gaussian(), torch.zeros(3, 4))] [torch.Size([3, 2, 2]), torch.Size([3, 2, 2])]
     """
     covariances, curvatures = [], []
     for x in images.split(chunk):

@@ -56,15 +56,6 @@ def table(rows: Sequence[dict], **formats: str) -> None:
     show("\n".join("| " + " | ".join(line) + " |" for line in lines))
 
 
-def family_name(block_size: int | None) -> str:
-    """How the book calls a posterior family.
-
-    >>> family_name(1), family_name(3), family_name(None)
-    ('mean field', 'blocks of 3', 'full')
-    """
-    return {None: "full", 1: "mean field"}.get(block_size, f"blocks of {block_size}")
-
-
 def precision_beside_jacobian(panels: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """K&P Fig. 2: a row per model and image, Σ⁻¹ left and JᵀJ right, each on a colour scale of its own.
 
@@ -89,28 +80,26 @@ def _matrix(figure: Figure, axis, matrix: np.ndarray, title: str) -> None:
     figure.colorbar(image, ax=axis, shrink=0.85)
 
 
-def off_block_energy(rows: Sequence[dict], block_sizes: Sequence[int]) -> Figure:
+def off_block_energy(rows: Sequence[dict]) -> Figure:
     """Off-block energy of JᵀJ per posterior family, beside what randomly rotated latents would show.
 
     `rows` have "family", "mask" (a block size), "energy", "energy_error" (standard error), "energy_rotated".
     """
     families = list(dict.fromkeys(row["family"] for row in rows))
-    figure, axes = plt.subplots(1, len(block_sizes), sharey=True, figsize=(WIDTH, 3.4), squeeze=False)
-    for axis, mask in zip(axes[0], block_sizes, strict=True):
-        chosen = [
-            next(row for row in rows if (row["family"], row["mask"]) == (name, mask)) for name in families
-        ]
-        for i, row in enumerate(chosen):
+    masks = sorted({row["mask"] for row in rows})
+    figure, axes = plt.subplots(1, len(masks), sharey=True, figsize=(WIDTH, 3.4), squeeze=False)
+    for axis, mask in zip(axes[0], masks, strict=True):
+        for row in (row for row in rows if row["mask"] == mask):
+            i = families.index(row["family"])
             axis.bar(i, row["energy"], yerr=2 * row["energy_error"], color=PALETTE[i], capsize=3, width=0.7)
-            axis.hlines(
-                row["energy_rotated"], i - 0.42, i + 0.42, color="black", linestyle="--", linewidth=1.5
-            )
+            axis.hlines(row["energy_rotated"], i - 0.42, i + 0.42, color="black", linestyle="--", linewidth=1.5)
         axis.set_title("off the diagonal" if mask == 1 else f"outside blocks of {mask}")
         axis.set_xticks(range(len(families)), families, rotation=60, ha="right", rotation_mode="anchor")
         axis.grid(axis="x", visible=False)
-    axes[0, 0].set_ylabel("share of $\\|J^\\top J\\|_F^2$")
-    axes[0, -1].plot([], [], "k--", linewidth=1.5, label="rotated at\nrandom")
-    axes[0, -1].legend(loc="best", fontsize=10)
+    top = axes[0, 0].get_ylim()[1]
+    axes[0, 0].set(ylabel="share of $\\|J^\\top J\\|_F^2$", ylim=(0, 1.25 * top))
+    axes[0, -1].plot([], [], "k--", linewidth=1.5, label="rotated at random")
+    axes[0, -1].legend(loc="upper right", fontsize=10)
     return figure
 
 

@@ -40,6 +40,15 @@ def n_raw(latent_dim: int, block_size: int | None = None) -> int:
     return sum(row % size + 1 for row in range(latent_dim))
 
 
+def family_name(block_size: int | None) -> str:
+    """How the book calls the family of Gaussian posteriors with these blocks.
+
+    >>> family_name(1), family_name(3), family_name(None)
+    ('mean field', 'blocks of 3', 'full')
+    """
+    return {None: "full", 1: "mean field"}.get(block_size, f"blocks of {block_size}")
+
+
 def gaussian(mean: Tensor, raw: Tensor, block_size: int | None = None) -> Distribution:
     """The Gaussian posterior N(mean, CCᵀ), with C block diagonal and lower triangular (K&P §7).
 

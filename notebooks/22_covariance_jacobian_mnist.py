@@ -25,7 +25,7 @@
 #
 # **You need** Eqs. 7–11 from [Optimal covariance and GRAE](21_optimal_covariance_grae.ipynb).
 #
-# **Time** about 80 s with the `book` budget on two CPU cores; `full` trains 30 models of the paper's size and wants a GPU.
+# **Time** about 80 s with the `book` budget on two CPU cores; `full` trains 24 models of the paper's size and wants a GPU.
 
 # %% tags=["parameters"]
 dataset: str = "auto"  # mnist where it can be had, else digits; or digits, mnist, fashion_mnist
@@ -46,16 +46,19 @@ import time
 
 import torch
 
-from grae_helpers import data, geometry, likelihoods, losses, models, plotting, results, runtime, training
+from grae_helpers import data, geometry, jacobians, likelihoods, losses, models
+from grae_helpers import plotting, posteriors, published, results, runtime, training
 
-runtime.check_parameters(
-    dataset=dataset, budget=budget, beta=beta, latent_dim=latent_dim, block_size=block_size, steps=steps, width=width,
-    n_configurations=n_configurations, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+PARAMETERS = dict(
+    dataset=dataset, budget=budget, beta=beta, latent_dim=latent_dim, block_size=block_size,
+    n_configurations=n_configurations, steps=steps, width=width, batch_size=batch_size,
+    learning_rate=learning_rate, seed=seed, device=device,
 )
-started = time.perf_counter()
-where = runtime.device(device)
+runtime.check_parameters(**PARAMETERS)
+started, where = time.perf_counter(), runtime.device(device)
 plotting.use_style()
-likelihood = likelihoods.Gaussian()  # unit variance, as in the paper: β is the decoder's variance, up to scale
+likelihood = likelihoods.Gaussian()  # unit variance, as in the paper
+blocks = block_size or None
 
 # %% [markdown]
 # ## What the equation says
@@ -77,20 +80,15 @@ likelihood = likelihoods.Gaussian()  # unit variance, as in the paper: β is the
 # The few lines below compute this price for a random Jacobian and check it against the objectives themselves.
 
 # %%
-torch.manual_seed(seed)
-A = torch.randn(20, latent_dim, dtype=torch.float64)  # a linear decoder: its Jacobian is A everywhere
-x = torch.randn(1, 20, dtype=torch.float64)
-code = torch.zeros(1, latent_dim, dtype=torch.float64)
-blocks = block_size or None
-price = (
-    losses.grae(x, code, lambda z: z @ A.T, likelihood, beta, block_size=blocks).decoder
-    - losses.grae(x, code, lambda z: z @ A.T, likelihood, beta).decoder
+generator = torch.Generator().manual_seed(seed)
+A = torch.randn(20, latent_dim, dtype=torch.float64, generator=generator)  # g(z) = Az, so J = A
+x, code = torch.zeros(1, 20, dtype=torch.float64), torch.zeros(1, latent_dim, dtype=torch.float64)
+with_blocks, free = (
+    losses.grae(x, code, lambda z: z @ A.T, likelihood, beta, block_size=b).decoder for b in (blocks, None)
 )
-M = torch.eye(latent_dim, dtype=torch.float64) + A.T @ A / beta
-in_blocks = [M[i : i + (blocks or latent_dim), i : i + (blocks or latent_dim)] for i in range(0, latent_dim, blocks or latent_dim)]
-by_hand = beta / 2 * (sum(block.logdet() for block in in_blocks) - M.logdet())
-assert torch.allclose(price, by_hand) and by_hand >= -1e-12
-plotting.show(f"The price of the off-block entries of this random Jacobian: {price.item():.3f} nats per image, by both routes.")
+price = geometry.structure_price(A.T[None] @ A, beta, blocks)
+assert torch.allclose(with_blocks - free, price) and price >= -1e-12
+plotting.show(f"The price of this random Jacobian's off-block entries, by both routes: {price.item():.3f} nats.")
 
 # %% [markdown]
 # ## A known answer first
@@ -101,27 +99,26 @@ plotting.show(f"The price of the off-block entries of this random Jacobian: {pri
 # full covariance leaves a rotation free. Eq. 7 is exact here, so we train with it and compare.
 
 # %%
-PAPER_CONFIGURATIONS = [  # (β, d, b) of Fig. 2 and 7, and one at d = 16
-    [0.4, 8, 2], [0.6, 8, 3], [0.2, 8, 2], [0.8, 20, 3], [1.0, 8, 2], [0.6, 12, 2], [0.4, 12, 3], [0.8, 16, 2],
-]
+SMALL = {"n_configurations": 0}
 sizes = runtime.sizes(
     budget,
-    test={"steps": 60, "width": 1 / 32, "batch_size": 32, "learning_rate": 1e-2, "n_test": 64, "linear_steps": 1000, "n_configurations": 0},
-    book={"steps": 300, "width": 1 / 16, "batch_size": 64, "learning_rate": 3e-3, "n_test": 1000, "linear_steps": 1000, "n_configurations": 0},
-    full={
-        "steps": 20000, "width": 1.0, "batch_size": 128, "learning_rate": 1e-3, "n_test": 5000, "linear_steps": 1000,
-        "n_configurations": len(PAPER_CONFIGURATIONS),
+    test=SMALL | {"steps": 60, "width": 1 / 32, "batch_size": 32, "learning_rate": 1e-2, "n_test": 64},
+    book=SMALL | {"steps": 300, "width": 1 / 16, "batch_size": 64, "learning_rate": 3e-3, "n_test": 1000},
+    full=published.MNIST | {
+        "batch_size": 128, "learning_rate": 1e-3, "n_test": 5000,
+        "n_configurations": len(published.CONFIGURATIONS),
     },
-    steps=steps, width=width,
+    steps=steps, width=width, batch_size=batch_size, learning_rate=learning_rate,
+    n_configurations=n_configurations,
 )
 
 # %%
 variances = torch.tensor([9.0, 3.0, 1.0, 0.0, 0.0, 0.0]) + 1.0  # λ, for β = 1
-generator = torch.Generator().manual_seed(seed)
 basis = torch.linalg.qr(torch.randn(6, 6, generator=generator)).Q
 samples = torch.randn(1000, 6, generator=generator)
-samples = (samples - samples.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(samples.T.cov(correction=0))).mT
-simulated = samples * variances.sqrt() @ basis.T  # its sample covariance has exactly these eigenvalues
+whitener = torch.linalg.inv(torch.linalg.cholesky(samples.T.cov(correction=0)))
+simulated = (samples - samples.mean(0)) @ whitener.mT * variances.sqrt() @ basis.T
+assert torch.allclose(torch.linalg.eigvalsh(simulated.T.cov(correction=0)).flip(0), variances, atol=1e-4)
 
 
 def train_linear(block_size: int | None) -> torch.Tensor:
@@ -133,27 +130,24 @@ def train_linear(block_size: int | None) -> torch.Tensor:
     def objective(x: torch.Tensor) -> losses.LossTerms:
         return losses.taylor(x, encoder(x), decoder, likelihood, beta=1.0)
 
-    loop = {"steps": sizes.linear_steps, "batch_size": 1000, "learning_rate": 0.03}
+    loop = {"steps": 1000, "batch_size": 1000, "learning_rate": 0.03}
     training.fit(objective, [encoder, decoder], simulated, **loop, seed=seed, log_every=-1)
     return geometry.covariance_and_jacobian(encoder, decoder, likelihood, simulated[:1])[1]
 
 
 # %%
-known = {plotting.family_name(b): train_linear(b) for b in (1, None)}
+known = {posteriors.family_name(b): train_linear(b) for b in (1, None)}
 expected = (variances[:3] - 1.0).double()
+spectra = {name: torch.linalg.eigvalsh(gram[0]).flip(0) for name, gram in known.items()}
+energy = {name: geometry.off_block_energy(gram, 1).item() for name, gram in known.items()}
 rows = [
-    {
-        "posterior": name,
-        "eigenvalues of AᵀA": ", ".join(f"{v:.2f}" for v in torch.linalg.eigvalsh(gram[0]).flip(0)),
-        "λ − β": ", ".join(f"{v:.2f}" for v in expected),
-        "off-diagonal energy": geometry.off_block_energy(gram, 1).item(),
-    }
-    for name, gram in known.items()
+    {"posterior": name, "off-diagonal energy": energy[name]}
+    | {f"λ{i + 1} − β = {expected[i]:.0f}": spectrum[i].item() for i in range(3)}
+    for name, spectrum in spectra.items()
 ]
-plotting.table(rows, **{"off-diagonal energy": ".1e"})
-energies = [row["off-diagonal energy"] for row in rows]
-assert all(torch.allclose(torch.linalg.eigvalsh(gram[0]).flip(0), expected, rtol=0.1) for gram in known.values())
-assert energies[0] < 0.05 * energies[1]
+plotting.table(rows, **{"off-diagonal energy": ".1e"} | {key: ".2f" for key in list(rows[0])[2:]})
+assert all(torch.allclose(spectrum, expected, rtol=0.1) for spectrum in spectra.values())
+assert energy["mean field"] < 0.05 * energy["full"]
 
 # %% [markdown]
 # Both families find the eigenvalues. Only mean field finds the axes.
@@ -167,49 +161,51 @@ assert energies[0] < 0.05 * energies[1]
 # %%
 name = data.resolve(dataset, paper="mnist")
 train, test = data.load(name, "train"), data.load(name, "test")
-images = train.images
 held_out = test.floats(slice(0, sizes.n_test)).to(where)
-plotting.show(f"Data: {train.source}. Trained on {len(images):,} images, measured on {len(held_out):,} test images.")
+plotting.show(f"Data: {train.source}. {len(train):,} images to train on, {len(held_out):,} test images.")
 
 # %%
-configurations = [[beta, latent_dim, block_size or None]]
-configurations += [c for c in PAPER_CONFIGURATIONS[: sizes.n_configurations] if c not in configurations]
-
-
-def families(configuration: list, first: bool) -> list[int | None]:
-    """Mean field, the configuration's blocks and full; for the first configuration blocks of 2 and 3 as well."""
-    b = configuration[2]
-    chosen = {1, 2, 3, b} if first else {1, b}
-    return [*sorted(size for size in chosen if size and size <= configuration[1]), None]
-
+first = (beta, latent_dim, blocks)
+others = [c for c in published.CONFIGURATIONS[: sizes.n_configurations] if c != first]
+wanted = {(beta, latent_dim): {1, 2, 3, blocks}}  # (β, d) → block sizes; the full covariance comes last
+for beta_i, d, b in others:
+    wanted.setdefault((beta_i, d), set()).update({1, b})
+jobs = [
+    (beta_i, d, b)
+    for (beta_i, d), found in wanted.items()
+    for b in [*sorted(size for size in found if size and size <= d), None]
+]
 
 # %%
-measured = {}  # (β, d, b, family) → Σ, JᵀJ over the test images, and the squared error
-for i, configuration in enumerate(configurations):
-    beta_i, d_i, _ = configuration
-    for family in families(configuration, i == 0):
-        encoder, decoder, history = training.fit_beta_vae(
-            images, likelihood, beta=beta_i, latent_dim=d_i, block_size=family, width=sizes.width, seed=seed,
-            steps=sizes.steps, batch_size=sizes.batch_size, learning_rate=sizes.learning_rate, device=where, label=f"β={beta_i} d={d_i} {plotting.family_name(family)}",
-        )
-        covariance, gram = geometry.covariance_and_jacobian(encoder, decoder, likelihood, held_out)
-        with torch.no_grad():
-            decoded = torch.cat([decoder(encoder(x).mean) for x in held_out.split(256)])
-        measured[*configuration, family] = (covariance, gram, decoded.cpu())
+measured = {}  # (β, d, b) → Σ, JᵀJ and the reconstructions over the test images
+for beta_i, d, b in jobs:
+    encoder, decoder, _ = training.fit_beta_vae(
+        train.images, likelihood, beta=beta_i, latent_dim=d, block_size=b, width=sizes.width, seed=seed,
+        steps=sizes.steps, batch_size=sizes.batch_size, learning_rate=sizes.learning_rate, device=where,
+        label=f"β={beta_i} d={d} {posteriors.family_name(b)}",
+    )
+    covariance, gram = geometry.covariance_and_jacobian(encoder, decoder, likelihood, held_out)
+    with torch.no_grad():
+        decoded = torch.cat([decoder(encoder(x).mean) for x in held_out.split(256)]).cpu()
+    measured[beta_i, d, b] = (covariance, gram, decoded)
 
 # %% [markdown]
 # Did they learn? Each model's squared error, beside that of an image that is the training mean everywhere.
 
 # %%
-mean_image = training.as_float(images).mean(0).to(where)
-trivial = (held_out - mean_image).square().flatten(1).sum(1).mean().item()
-errors = {key: (held_out.cpu() - decoded).square().flatten(1).sum(1).mean().item() for key, (_, _, decoded) in measured.items()}
-worst, best = max(errors.values()), min(errors.values())
-plotting.show(f"Squared error per image: {best:.1f} to {worst:.1f} over {len(errors)} models; the mean image has {trivial:.1f}.")
-assert best < trivial, "no model is better than the mean image: none learned, or β is so large that all latents collapsed"
+def squared_error(decoded: torch.Tensor) -> float:
+    """Mean squared error per image, summed over pixels."""
+    return (held_out.cpu() - decoded).square().flatten(1).sum(1).mean().item()
+
+
+trivial = squared_error(training.as_float(train.images).mean(0))
+errors = {key: squared_error(decoded) for key, (_, _, decoded) in measured.items()}
+low, high = min(errors.values()), max(errors.values())
+plotting.show(f"Squared error per image: {low:.1f} to {high:.1f}; the mean image has {trivial:.1f}.")
+assert low < trivial, "no model beats the mean image: none learned, or at this β all latents collapsed"
 
 # %% mystnb={"image": {"alt": "Rows of digits: the test images and, below them, the reconstructions of each posterior family."}, "figure": {"caption": "Test images and the decoded posterior means of each posterior family.", "name": "fig-reconstructions-22"}}
-main = {plotting.family_name(key[3]): value for key, value in measured.items() if list(key[:3]) == configurations[0]}
+main = {posteriors.family_name(b): value for (*c, b), value in measured.items() if c == [beta, latent_dim]}
 decoded = {family: value[2][:10, 0].numpy() for family, value in main.items()}
 figure = plotting.reconstructions(held_out[:10, 0].cpu().numpy(), decoded)
 
@@ -220,9 +216,18 @@ figure = plotting.reconstructions(held_out[:10, 0].cpu().numpy(), decoded)
 
 # %% mystnb={"image": {"alt": "Pairs of square matrices, one pair a posterior family: the posterior's precision has the family's blocks, and J transpose J shows similar blocks for mean field and blocks, none for the full covariance."}, "figure": {"caption": "The posterior's precision Σ⁻¹ (left) and JᵀJ (right) of one test image, for each posterior family. Left, the zeros outside the blocks are there by construction; right, the decoder was free.", "name": "fig-precision-jacobian"}}
 panels = {
-    family: (torch.linalg.inv(covariance[0]).numpy(), gram[0].numpy()) for family, (covariance, gram, _) in main.items()
+    family: (torch.linalg.inv(covariance[0]).numpy(), gram[0].numpy())
+    for family, (covariance, gram, _) in main.items()
 }
 figure = plotting.precision_beside_jacobian(panels)
+
+# %%
+own = main[posteriors.family_name(blocks)]
+inside = 1 - geometry.off_block_energy(own[1][:1], blocks or latent_dim).item()
+plotting.show(
+    f"Left, the zeros outside the blocks are there by construction. Right, nothing forces them: for "
+    f"{posteriors.family_name(blocks)}, {inside:.0%} of this image's squared norm of $J^\\top J$ lies in the blocks."
+)
 
 # %% [markdown]
 # ## A number for "block diagonal"
@@ -232,61 +237,30 @@ figure = plotting.precision_beside_jacobian(panels)
 # matrices would show if their basis meant nothing.
 
 # %%
-masks = sorted({1, 2, 3, block_size or 1} & set(range(1, latent_dim)))
+masks = sorted(b for b in {1, 2, 3, block_size} if 0 < b < latent_dim)
+structure = []  # a row per model and mask
+for (beta_i, d, b), (_, gram, _) in measured.items():
+    rows = geometry.block_structure(gram, beta_i, [m for m in {*masks, b or 1} if m < d], seed=seed)
+    structure += [{"beta": beta_i, "d": d, "b": b} | row for row in rows]
 
 
-def energy_rows(key: tuple, gram: torch.Tensor, masks: list[int]) -> list[dict]:
-    """Off-block energy and price of JᵀJ under each mask, means over images, and the same in rotated latents."""
-    rows = []
-    for mask in masks:
-        measures = {
-            "energy": lambda m, mask=mask: geometry.off_block_energy(m, mask),
-            "price": lambda m, mask=mask: geometry.structure_price(m, key[0], mask),
-        }
-        row = {"β": key[0], "d": key[1], "b": key[2] or key[1], "family": plotting.family_name(key[3]), "mask": mask}
-        for name, measure in measures.items():
-            ours, rotated = measure(gram), geometry.rotation_baseline(measure, gram, seed=seed)
-            row |= {name: ours.mean().item(), f"{name}_error": ours.std().item() / len(ours) ** 0.5}
-            row |= {f"{name}_rotated": rotated.mean().item()}
-        rows.append(row)
-    return rows
+def of_first(rows: list[dict]) -> list[dict]:
+    """The rows of the first (β, d) trained, with the family's name for the figure."""
+    beta_1, d_1 = rows[0]["beta"], rows[0]["d"]
+    chosen = [row for row in rows if (row["beta"], row["d"]) == (beta_1, d_1)]
+    return [row | {"family": posteriors.family_name(row["b"])} for row in chosen]
 
-
-energies = [row for key, value in measured.items() for row in energy_rows(key, value[1], [m for m in masks if m < key[1]])]
-
-
-def of_configuration(rows: list[dict], configuration: list) -> list[dict]:
-    """The rows of one (β, d, b)."""
-    b = configuration[2] or configuration[1]
-    return [row for row in rows if [row["β"], row["d"], row["b"]] == [*configuration[:2], b]]
-
-
-shown = of_configuration(energies, configurations[0])
 
 # %% mystnb={"image": {"alt": "Bars of off-block energy for each posterior family under three masks: mean field lowest, then blocks, and the full covariance highest, near its dashed line for random rotations."}, "figure": {"caption": "Off-block energy of JᵀJ over the test images (bars: mean ± 2 standard errors), and of the same matrices in randomly rotated latents (dashed).", "name": "fig-off-block-energy"}}
-figure = plotting.off_block_energy(shown, masks)
+figure = plotting.off_block_energy(of_first(structure))
 
 # %%
-MASK = {"mean field": 1, "blocks of 2": 2, "blocks of 3": 3}
-
-
-def relative(rows: list[dict]) -> list[dict]:
-    """Each family under its own mask, relative to rotated latents, beside the full-covariance control under that mask."""
-    found = {(row["family"], row["mask"]): row for row in rows}
-    table = []
-    for family, mask in MASK.items():
-        if (family, mask) in found and ("full", mask) in found:
-            own, full = found[family, mask], found["full", mask]
-            share = {name: (own[name] / own[f"{name}_rotated"], full[name] / full[f"{name}_rotated"]) for name in ("energy", "price")}
-            table.append({"posterior": family, "energy": share["energy"][0], "control": share["energy"][1], "price": share["price"][0], "control ": share["price"][1]})
-    return table
-
-
-plotting.table(relative(shown), **dict.fromkeys(("energy", "control", "price", "control "), ".2f"))
+FORMATS = dict.fromkeys(("energy", "energy of full", "price", "price of full"), ".2f")
+plotting.table(published.relative_structure(of_first(structure)), **FORMATS)
 
 # %% [markdown]
-# Each number is relative to randomly rotated latents; *energy* is that of the figure, *price* is the loss in nats written down above
-# (the thing that training actually lowers), and *control* is the full-covariance model under the same mask.
+# Each number is relative to randomly rotated latents, under the family's own mask: *energy* is that of the figure, *price* is the
+# loss in nats written down above, the thing that training actually lowers. Beside each stands the full covariance under the same mask.
 #
 # A ratio of 1 is a basis without meaning. A family's own ratio below its control's is the paper's claim, in a number: the
 # structure put on $\Sigma$ came back in $J^\top J$. The control itself need not be at 1. Its objective is blind to rotations, but Adam is not:
@@ -302,14 +276,15 @@ plotting.table(relative(shown), **dict.fromkeys(("energy", "control", "price", "
 
 # %%
 rows = []
-for family, (covariance, gram, _) in main.items():
-    size = {plotting.family_name(b): b for b in families(configurations[0], True)}[family]
-    predicted = torch.linalg.inv(geometry.jacobians.optimal_covariance(-gram, beta, size))
-    precision = torch.linalg.inv(covariance)
-    error = torch.linalg.matrix_norm(precision - predicted) / torch.linalg.matrix_norm(predicted)
-    gap = geometry.covariance_gap(-gram, covariance, beta)
-    rows.append({"posterior": family, "median error of Eq. 11": error.median().item(), "90 %": error.quantile(0.9).item(), "gap (nats)": gap.mean().item()})
-plotting.table(rows, **{"median error of Eq. 11": ".1%", "90 %": ".1%", "gap (nats)": ".2f"})
+for (beta_i, _, b), (covariance, gram, _) in list(measured.items())[: len(main)]:
+    predicted = torch.linalg.inv(jacobians.optimal_covariance(-gram, beta_i, b))
+    difference = torch.linalg.matrix_norm(torch.linalg.inv(covariance) - predicted)
+    error = difference / torch.linalg.matrix_norm(predicted)
+    gap = geometry.covariance_gap(-gram, covariance, beta_i).mean().item()
+    quantiles = error.quantile(torch.tensor([0.5, 0.9]).double()).tolist()
+    line = {"posterior": posteriors.family_name(b), "error of Eq. 11, median": quantiles[0]}
+    rows.append(line | {"90th percentile": quantiles[1], "gap (nats)": gap})
+plotting.table(rows, **{"error of Eq. 11, median": ".0%", "90th percentile": ".0%", "gap (nats)": ".2f"})
 
 # %% [markdown]
 # The last column is what the difference costs in the objective: $\beta\,KL(N(0,\Sigma)\,\|\,N(0,M^{-1}))$ with
@@ -321,57 +296,51 @@ plotting.table(rows, **{"median error of Eq. 11": ".1%", "90 %": ".1%", "gap (na
 # measured to `results/`. The page shows that result here, with how it was made.
 
 # %%
-paper = {"steps": 20000, "width": 1.0, "n_configurations": len(PAPER_CONFIGURATIONS)}
 if budget == "full":
-    parameters = dict(
-        dataset=name, budget=budget, beta=beta, latent_dim=latent_dim, block_size=block_size, steps=steps, width=width,
-        n_configurations=n_configurations, batch_size=batch_size, learning_rate=learning_rate, seed=seed, device=device,
-    )
     matrices = {
-        f"{part}_{i}": value[j][:50].float().numpy() for i, value in enumerate(measured.values()) for j, part in enumerate(("covariance", "gram"))
+        f"{name}_β{beta_i}_d{d}_b{b or 0}": matrix[:50].float().numpy()
+        for (beta_i, d, b), value in measured.items()
+        for name, matrix in zip(("covariance", "gram"), value[:2], strict=True)
     }
-    models_table = [
-        {"β": k[0], "d": k[1], "b": k[2] or k[1], "family": plotting.family_name(k[3]), "squared_error": errors[k]} for k in measured
-    ]
+    rows = [{"beta": k[0], "d": k[1], "b": k[2] or 0, "squared_error": error} for k, error in errors.items()]
     results.freeze(
-        results.root() / "22_covariance_jacobian_mnist", parameters=parameters, sizes=vars(sizes), paper=paper, seeds=[seed],
-        seconds=time.perf_counter() - started, arrays=matrices, tables={"energies": energies, "models": models_table},
+        results.root() / "22_covariance_jacobian_mnist",
+        parameters=PARAMETERS | {"dataset": name}, sizes=vars(sizes), seeds=[seed],
+        paper=published.MNIST | {"n_configurations": len(published.CONFIGURATIONS)},
+        seconds=time.perf_counter() - started, arrays=matrices,
+        tables={"structure": [row | {"b": row["b"] or 0} for row in structure], "models": rows},
     )
 
 # %%
 frozen = results.find("22_covariance_jacobian_mnist")
 if frozen is None:
-    plotting.show("This checkout has no frozen result for this chapter; `-p budget full` makes one. Below, the live run again.")
-    kept, first = energies, configurations[0]
+    plotting.show("This checkout has no frozen result for this chapter (`-p budget full` makes one): again, the live run.")
+    kept = structure
 else:
     plotting.show(f"**Frozen result**: {frozen.label}.")
-    kept, first = frozen.tables["energies"], [frozen.manifest["parameters"][key] for key in ("beta", "latent_dim", "block_size")]
-kept_first = of_configuration(kept, first)
+    kept = [row | {"b": row["b"] or None} for row in frozen.tables["structure"]]
 
 # %% mystnb={"image": {"alt": "Bars of off-block energy from the frozen run, with the families of its first configuration and dashed lines for random rotations."}, "figure": {"caption": "Off-block energy as above, from the frozen run named above the figure (the live run, where there is none).", "name": "fig-off-block-energy-frozen"}}
-figure = plotting.off_block_energy(kept_first, sorted({row["mask"] for row in kept_first}))
+figure = plotting.off_block_energy(of_first(kept))
 
 # %%
-plotting.table(relative(kept_first), **dict.fromkeys(("energy", "control", "price", "control "), ".2f"))
+if frozen is not None:
+    plotting.table(published.relative_structure(of_first(kept)), **FORMATS)
 
 # %% [markdown]
 # ## The paper's statement and ours
+#
+# The paper: "we expect to see similar block diagonal structures"; "in many cases, these two matrices stay close to each other". In
+# numbers, for every $(\beta, d)$ that was trained: the relative off-block energy of each family beside the full covariance's.
 
 # %%
-def verdicts(run: str, rows: list[dict]) -> list[dict]:
-    """For each configuration: is a block posterior's share of off-block energy below the full-covariance control's?"""
-    table = []
-    for configuration in dict.fromkeys((row["β"], row["d"], row["b"]) for row in rows):
-        for line in relative(of_configuration(rows, list(configuration))):
-            label = {"run": run, "β, d, b": "{}, {}, {}".format(*configuration), "posterior": line["posterior"]}
-            verdict = "holds" if line["energy"] < line["control"] else "does not hold here"
-            numbers = {"paper": "structure visible", "ours / rotated": line["energy"], "control / rotated": line["control"]}
-            table.append(label | numbers | {"verdict": verdict})
-    return table
+plotting.show(f"Live, `{budget}` budget:")
+plotting.table(published.structure_verdicts(structure), ours=".2f", full=".2f")
 
-
-rows = verdicts(f"live, {budget} budget", energies) + (verdicts("frozen", kept) if frozen is not None else [])
-plotting.table(rows, **{"ours / rotated": ".2f", "control / rotated": ".2f"})
+# %%
+if frozen is not None:
+    plotting.show("Frozen:")
+    plotting.table(published.structure_verdicts(kept), ours=".2f", full=".2f")
 
 # %% [markdown]
 # ## What is not reproduced here
@@ -388,23 +357,24 @@ plotting.table(rows, **{"ours / rotated": ".2f", "control / rotated": ".2f"})
 # %% tags=["hide-cell"]
 nearly_round = torch.diag(1 + 0.05 * torch.rand(latent_dim, dtype=torch.float64))[None]
 energy = geometry.off_block_energy(nearly_round, 1).item()
-rotated = geometry.rotation_baseline(lambda m: geometry.off_block_energy(m, 1), nearly_round, seed=seed).item()
+rotated = geometry.block_structure(nearly_round, beta, [1], seed=seed)[0]["energy_rotated"]
 plotting.show(
-    f"No. With almost equal eigenvalues every basis is nearly diagonal: the energy is {energy:.1e}, and in random bases still only {rotated:.1e}. "
-    "This is why the figure needs its dashed lines. (It is also condition (ii) of §3.1: equal posterior variances leave the rotation free.)"
+    f"No. With almost equal eigenvalues the matrix is nearly diagonal in every basis: its energy is {energy:.1e}, and "
+    f"in random bases still only {rotated:.1e}. This is why the figure needs its dashed lines. (It is also condition "
+    "(ii) of §3.1: equal posterior variances leave the rotation free.)"
 )
 
 # %% [markdown]
 # **2.** Sort the latents of a block model differently and recompute the energy under its own mask. What do you expect?
 
 # %% tags=["hide-cell"]
-key = next(key for key in measured if key[3] not in (1, None))
-gram = measured[key][1]
-order = torch.randperm(key[1], generator=torch.Generator().manual_seed(seed))
-before, after = (geometry.off_block_energy(g, key[3]).mean().item() for g in (gram, gram[:, order][:, :, order]))
+(beta_i, d, b), (_, gram, _) = next(item for item in measured.items() if item[0][2] not in (1, None))
+order = torch.randperm(d, generator=torch.Generator().manual_seed(seed))
+shuffled = gram[:, order][:, :, order]
+before, after = (geometry.off_block_energy(m, b).mean().item() for m in (gram, shuffled))
 plotting.show(
-    f"From {before:.3f} to {after:.3f} for {plotting.family_name(key[3])}. The pairs matter: a block posterior is free within its blocks, so entries that were inside fall outside "
-    "after a reordering. A mean-field model would not notice."
+    f"It goes from {before:.3f} to {after:.3f} for {posteriors.family_name(b)}. A block posterior is free within its "
+    "blocks, so an entry that was inside falls outside after a reordering. A mean-field model would not notice."
 )
 
 # %% [markdown]

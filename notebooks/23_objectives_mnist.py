@@ -49,14 +49,16 @@ import time
 import numpy as np
 import torch
 
-from grae_helpers import data, geometry, likelihoods, losses, plotting, posteriors, results, runtime, training
+from grae_helpers import data, geometry, likelihoods, losses
+from grae_helpers import plotting, posteriors, published, results, runtime, training
 
-runtime.check_parameters(
+PARAMETERS = dict(
     dataset=dataset, budget=budget, beta=beta, betas=betas, latent_dim=latent_dim, block_size=block_size,
-    n_samples=n_samples, steps=steps, width=width, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+    n_samples=n_samples, steps=steps, width=width, batch_size=batch_size, learning_rate=learning_rate,
+    seed=seed, device=device,
 )
-started = time.perf_counter()
-where = runtime.device(device)
+runtime.check_parameters(**PARAMETERS)
+started, where = time.perf_counter(), runtime.device(device)
 plotting.use_style()
 likelihood = likelihoods.Gaussian()
 
@@ -92,26 +94,32 @@ likelihood = likelihoods.Gaussian()
 a, variance, mean, x = 1.7, 0.3, 0.5, 2.0
 one = torch.ones(1, 1, dtype=torch.float64)
 posterior = posteriors.gaussian(mean * one, 0.5 * math.log(variance) * one, block_size=1)
-pixel, decoder = x * one, lambda z: a * z
-constant = 0.5 * math.log(2 * math.pi)
-elbo = 0.5 * ((x - a * mean) ** 2 + a**2 * variance) + beta / 2 * (mean**2 + variance - math.log(variance) - 1)
-grae = 0.5 * (x - a * mean) ** 2 + beta / 2 * (mean**2 + math.log(1 + a**2 / beta))
-assert math.isclose(losses.taylor(pixel, posterior, decoder, likelihood, beta).total.item() - constant, elbo)
-assert math.isclose(losses.grae(pixel, posterior.mean, decoder, likelihood, beta).total.item() - constant, grae)
+model = (lambda z: a * z, likelihood, beta)  # decoder, likelihood, β
+taylor = losses.taylor(x * one, posterior, *model).total.item() - 0.5 * math.log(2 * math.pi)
+grae = losses.grae(x * one, posterior.mean, *model).total.item() - 0.5 * math.log(2 * math.pi)
+
+kl = 0.5 * (mean**2 + variance - math.log(variance) - 1)
+assert math.isclose(taylor, 0.5 * ((x - a * mean) ** 2 + a**2 * variance) + beta * kl)
+assert math.isclose(grae, 0.5 * (x - a * mean) ** 2 + beta / 2 * (mean**2 + math.log(1 + a**2 / beta)))
 
 # %%
-gram, sigma, m = a**2 * one[None], variance * one[None], 1 + a**2 / beta
-printed = beta / 2 * ((1 + a**2 * variance / beta) - math.log(1 + a**2 * variance / beta) - 1)
-corrected = geometry.covariance_gap(-gram, sigma, beta).item()
-plotting.table(
-    [
-        {"": "measured, Taylor − GRAE", "gap (nats)": elbo - grae, "at Σ = M⁻¹": 0.0},
-        {"": "β KL(N(0,Σ)‖N(0,M⁻¹))", "gap (nats)": corrected, "at Σ = M⁻¹": geometry.covariance_gap(-gram, one[None] / m, beta).item()},
-        {"": "as printed in App. F", "gap (nats)": printed, "at Σ = M⁻¹": beta / 2 * (1 - 1 / m - math.log(2 - 1 / m))},
-    ],
-    **{"gap (nats)": ".4f", "at Σ = M⁻¹": ".4f"},
-)
-assert math.isclose(corrected, elbo - grae, rel_tol=1e-9) and abs(printed - corrected) > 1e-3
+def printed(s: float) -> float:
+    """App. F's formula as printed, for a posterior variance s."""
+    return beta / 2 * (a**2 * s / beta - math.log(1 + a**2 * s / beta))
+
+
+def corrected(s: float) -> float:
+    """β KL(N(0, s)‖N(0, 1/m)), m = 1 + a²/β."""
+    return geometry.covariance_gap(-(a**2) * one[None], s * one[None], beta).item()
+
+
+best = 1 / (1 + a**2 / beta)
+rows = [{"": "measured, Taylor − GRAE", "here (nats)": taylor - grae, "at the best Σ": 0.0}]
+for name, gap in (("β KL(N(0,Σ)‖N(0,M⁻¹))", corrected), ("as printed in App. F", printed)):
+    rows.append({"": name, "here (nats)": gap(variance), "at the best Σ": gap(best)})
+plotting.table(rows, **{"here (nats)": ".4f", "at the best Σ": ".4f"})
+assert math.isclose(corrected(variance), taylor - grae, rel_tol=1e-9) and abs(corrected(best)) < 1e-12
+assert printed(best) > 0
 
 # %% [markdown]
 # ## The models
@@ -123,30 +131,35 @@ assert math.isclose(corrected, elbo - grae, rel_tol=1e-9) and abs(printed - corr
 sizes = runtime.sizes(
     budget,
     test={"steps": 50, "width": 1 / 32, "batch_size": 32, "learning_rate": 1e-2, "n_test": 64, "betas": [0.1, 0.4]},
-    book={"steps": 200, "width": 1 / 16, "batch_size": 64, "learning_rate": 3e-3, "n_test": 500, "betas": [0.1, 0.4, 1.0]},
-    full={
-        "steps": 20000, "width": 1.0, "batch_size": 128, "learning_rate": 1e-3, "n_test": 5000,
+    book={
+        "steps": 200, "width": 1 / 16, "batch_size": 64, "learning_rate": 3e-3, "n_test": 500,
+        "betas": [0.1, 0.4, 1.0],
+    },
+    full=published.MNIST | {
+        "batch_size": 128, "learning_rate": 1e-3, "n_test": published.TEST_IMAGES,
         "betas": [0.1, 0.2, 0.4, 0.6, 0.8, 1.0],
     },
     steps=steps, width=width, batch_size=batch_size, learning_rate=learning_rate, betas=betas,
 )
 grid = sorted({*sizes.betas, beta})
+if len(grid) < 2:
+    raise ValueError(f"betas: expected at least two values, beta among them, got {grid}")
 blocks = [b for b in dict.fromkeys([1, 2, 3, block_size or None]) if b is None or b <= latent_dim]
 
 # %%
 name = data.resolve(dataset, paper="mnist")
 train, test = data.load(name, "train"), data.load(name, "test")
 held_out = test.floats(slice(0, sizes.n_test)).to(where)
-plotting.show(f"Data: {train.source}. Trained on {len(train):,} images, measured on {len(held_out):,} test images.")
+plotting.show(f"Data: {train.source}. {len(train):,} images to train on, {len(held_out):,} test images.")
 
 # %%
 values = {}  # (b, β) → the objectives of every test image
 for b in blocks:
     for beta_i in grid:
-        encoder, decoder, history = training.fit_beta_vae(
-            train.images, likelihood, beta=beta_i, latent_dim=latent_dim, block_size=b, width=sizes.width, seed=seed,
-            steps=sizes.steps, batch_size=sizes.batch_size, learning_rate=sizes.learning_rate, device=where,
-            label=f"{plotting.family_name(b)} β={beta_i}",
+        encoder, decoder, _ = training.fit_beta_vae(
+            train.images, likelihood, beta=beta_i, latent_dim=latent_dim, block_size=b, width=sizes.width,
+            steps=sizes.steps, batch_size=sizes.batch_size, learning_rate=sizes.learning_rate, seed=seed,
+            device=where, label=f"{posteriors.family_name(b)} β={beta_i}",
         )
         values[b, beta_i] = geometry.compare_objectives(
             encoder, decoder, likelihood, held_out, beta_i, block_size=b, n_samples=n_samples, seed=seed
@@ -155,9 +168,10 @@ for b in blocks:
 # %%
 mean_image = training.as_float(train.images).mean(0).to(where)
 trivial = (held_out - mean_image).square().flatten(1).sum(1).mean().item()
-errors = [value["squared_error"].mean().item() for _, value in sorted(values.items(), key=lambda item: item[0][1])]
-plotting.show(f"Squared error per image: {min(errors):.1f} to {max(errors):.1f} over {len(errors)} models; the mean image has {trivial:.1f}.")
-assert max(errors[: len(blocks)]) < trivial, "at the least β a model is no better than the mean image: it did not learn"
+errors = {key: value["squared_error"].mean().item() for key, value in values.items()}
+low, high = min(errors.values()), max(errors.values())
+plotting.show(f"Squared error per image: {low:.1f} to {high:.1f}; the mean image has {trivial:.1f}.")
+assert max(errors[b, grid[0]] for b in blocks) < trivial, "at the least β, a model did not learn"
 
 # %% [markdown]
 # ## Three curves per block size
@@ -173,7 +187,7 @@ def curves(values: dict) -> dict[str, dict[str, np.ndarray]]:
     found = {}
     for b in dict.fromkeys(b for b, _ in values):
         over_beta = [(beta_i, value) for (family, beta_i), value in values.items() if family == b]
-        found[plotting.family_name(b)] = {"beta": np.array([beta_i for beta_i, _ in over_beta])} | {
+        found[posteriors.family_name(b)] = {"beta": np.array([beta_i for beta_i, _ in over_beta])} | {
             key: np.array([value[key].mean().item() for _, value in over_beta]) for key in over_beta[0][1]
         }
     return found
@@ -184,22 +198,15 @@ live = curves(values)
 figure = plotting.objectives_over_beta(live, offset=constant)
 
 # %%
-def reading(curve: dict[str, np.ndarray]) -> dict:
-    """What the curves say, in numbers: the gaps at the ends of the grid, and the correlation of the trends."""
-    expansion, covariance = np.abs(curve["taylor"] - curve["beta_vae"]), curve["taylor"] - curve["grae"]
-    return {
-        "|Taylor − β-VAE|, least β": expansion[0],
-        "greatest β": expansion[-1],
-        "Taylor − GRAE, least β": covariance[0],
-        "greatest β ": covariance[-1],
-        "of the objective's range": max(covariance.max(), expansion.max()) / np.ptp(curve["beta_vae"] - constant),
-    }
-
-
-plotting.table(
-    [{"posterior": family} | reading(curve) for family, curve in live.items()],
-    **{"|Taylor − β-VAE|, least β": ".3f", "greatest β": ".3f", "Taylor − GRAE, least β": ".3f", "greatest β ": ".3f", "of the objective's range": ".0%"},
-)
+rows = []
+for family, curve in live.items():
+    gaps = {"Taylor − β-VAE": curve["taylor"] - curve["beta_vae"], "Taylor − GRAE": curve["taylor"] - curve["grae"]}
+    line = {"posterior": family}
+    for gap, over_beta in gaps.items():
+        line |= {f"{gap}, β = {grid[i]:g}": over_beta[i] for i in (0, -1)}
+    largest = max(np.abs(over_beta).max() for over_beta in gaps.values())
+    rows.append(line | {"largest / range": largest / np.ptp(curve["beta_vae"])})
+plotting.table(rows, **dict.fromkeys(list(rows[0])[1:5], ".3f"), **{"largest / range": ".0%"})
 
 # %% [markdown]
 # The last column is the larger of the two gaps over the grid, as a share of how much the objective itself moves between the least
@@ -208,22 +215,27 @@ plotting.table(
 # ## The analytic gap, image by image
 
 # %% mystnb={"image": {"alt": "Scatter of the measured gap Taylor minus GRAE of each test image against the analytic gap, all on the line of equality."}, "figure": {"caption": "Each point is a test image: the measured gap against the analytic one, at the β of the parameters.", "name": "fig-gap-per-image"}}
-analytic = {plotting.family_name(b): values[b, beta]["gap"].numpy() for b in blocks}
-measured = {plotting.family_name(b): (values[b, beta]["taylor"] - values[b, beta]["grae"]).numpy() for b in blocks}
+analytic = {posteriors.family_name(b): values[b, beta]["gap"].numpy() for b in blocks}
+measured = {posteriors.family_name(b): (values[b, beta]["taylor"] - values[b, beta]["grae"]).numpy() for b in blocks}
 figure = plotting.gap_per_image(analytic, measured)
 
 # %%
-differences = {key: (value["taylor"] - value["grae"] - value["gap"]).abs().max().item() for key, value in values.items()}
 scale = max(value["taylor"].abs().max().item() for value in values.values())
-own = values[block_size or None, beta]
-structure = own["forced"]
+error = max((value["taylor"] - value["grae"] - value["gap"]).abs().max().item() for value in values.values())
 plotting.show(
-    f"Largest difference between the two over {len(values)} models of {len(held_out):,} images: {max(differences.values()):.1e} nats, "
-    f"of objectives up to {scale:.0f} nats in single precision. For {plotting.family_name(block_size or None)} at β = {beta}, the gap of "
-    f"{own['gap'].mean():.2f} nats is made of {structure.mean():.2f} that the family forces (the blocks of $J^\\top J$ it leaves out) "
-    f"and {(own['gap'] - structure).mean():.2f} by which the encoder misses the best covariance within its family."
+    f"Over {len(values)} models of {len(held_out):,} images, measured and analytic gap differ by at most {error:.1e} nats, "
+    f"of objectives up to {scale:.0f} nats in single precision."
 )
-assert max(differences.values()) < 2e-6 * scale
+assert error < 2e-6 * scale
+
+# %%
+own = values[block_size or None, beta]
+rest = own["gap"] - own["forced"]
+plotting.show(
+    f"For {posteriors.family_name(block_size or None)} at β = {beta}, the gap of {own['gap'].mean():.2f} nats is made of "
+    f"{own['forced'].mean():.2f} that the family forces (the entries of $J^\\top J$ it leaves out) and {rest.mean():.2f} "
+    "by which the encoder misses the best covariance within its family."
+)
 
 # %% [markdown]
 # Both parts are at least zero for every image. The first can be closed only by the decoder, making $J^\top J$ block diagonal,
@@ -231,10 +243,8 @@ assert max(differences.values()) < 2e-6 * scale
 
 # %%
 for (b, _), value in values.items():
-    forced = value["forced"]
-    tolerance = 2e-6 * scale
-    assert (forced > -tolerance).all() and (value["gap"] - forced > -tolerance).all()
-    assert b is not None or forced.abs().max() < tolerance
+    assert (value["forced"] > -1e-9).all() and (value["gap"] - value["forced"] > -1e-9).all()
+    assert b is not None or value["forced"].abs().max() < 1e-9
 
 # %% [markdown]
 # ## The paper's sizes, frozen
@@ -242,17 +252,17 @@ for (b, _), value in values.items():
 # The `full` budget uses 5,000 test images, 20,000 iterations and networks of App. D's width, and writes what it measured to `results/`.
 
 # %%
-paper = {"steps": 20000, "width": 1.0, "n_test": 5000, "latent_dim": 12}
 if budget == "full":
-    parameters = dict(
-        dataset=name, budget=budget, beta=beta, betas=betas, latent_dim=latent_dim, block_size=block_size,
-        n_samples=n_samples, steps=steps, width=width, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-        device=device,
-    )
-    arrays = {f"{key}|{b or 0}|{beta_i}": value[key].float().numpy() for (b, beta_i), value in values.items() for key in value}
+    arrays = {
+        f"{key}|{b or 0}|{beta_i}": value[key].float().numpy()
+        for (b, beta_i), value in values.items()
+        for key in value
+    }
     results.freeze(
-        results.root() / "23_objectives_mnist", parameters=parameters, sizes=vars(sizes), paper=paper, seeds=[seed],
-        seconds=time.perf_counter() - started, arrays=arrays,
+        results.root() / "23_objectives_mnist",
+        parameters=PARAMETERS | {"dataset": name}, sizes=vars(sizes), seeds=[seed], arrays=arrays,
+        paper=published.MNIST | {"n_test": published.TEST_IMAGES, "latent_dim": 12},
+        seconds=time.perf_counter() - started,
     )
 
 
@@ -268,11 +278,11 @@ def thaw(arrays: dict[str, np.ndarray]) -> dict:
 # %%
 frozen = results.find("23_objectives_mnist")
 if frozen is None:
-    plotting.show("This checkout has no frozen result for this chapter; `-p budget full` makes one. Below, the live run again.")
-    kept, label = live, f"live, {budget} budget"
+    plotting.show("This checkout has no frozen result for this chapter (`-p budget full` makes one): again, the live run.")
+    kept = live
 else:
     plotting.show(f"**Frozen result**: {frozen.label}.")
-    kept, label = curves(thaw(frozen.arrays)), "frozen"
+    kept = curves(thaw(frozen.arrays))
 
 # %% mystnb={"image": {"alt": "The frozen run's three objective curves over beta for each block size, and the two gaps below."}, "figure": {"caption": "The same as the first figure of this chapter, from the frozen run named above the figure.", "name": "fig-objectives-frozen"}}
 figure = plotting.objectives_over_beta(kept, offset=constant)
@@ -283,29 +293,13 @@ figure = plotting.objectives_over_beta(kept, offset=constant)
 # The paper gives no numbers for Fig. 3, so its sentences are what can be checked. Each is made a comparison that the code decides.
 
 # %%
-def slope(curve: dict[str, np.ndarray], gap: np.ndarray) -> float:
-    """How much a gap grows from the least to the greatest β of a curve."""
-    return float(np.abs(gap)[-1] - np.abs(gap)[0])
+plotting.show(f"Live, `{budget}` budget:")
+plotting.table(published.objective_verdicts(live))
 
-
-def verdicts(curves: dict[str, dict[str, np.ndarray]]) -> list[dict]:
-    """For each statement, in how many of the posterior families it holds, and the number behind it."""
-    closer, faster, trend = [], [], []
-    for curve in curves.values():
-        expansion, covariance = curve["taylor"] - curve["beta_vae"], curve["taylor"] - curve["grae"]
-        closer.append(np.abs(expansion)[0] < np.abs(expansion)[-1] and covariance[0] < covariance[-1])
-        faster.append(slope(curve, covariance) > slope(curve, expansion))
-        trend.append(min(np.corrcoef(curve["beta_vae"], curve[key])[0, 1] for key in ("taylor", "grae")))
-    of = len(curves)
-    return [
-        {"Kumar & Poole, §7": "the gaps decrease for smaller β", "holds for": f"{sum(closer)} of {of} families"},
-        {"Kumar & Poole, §7": "Taylor − GRAE grows faster with β than Taylor − β-VAE", "holds for": f"{sum(faster)} of {of} families"},
-        {"Kumar & Poole, §7": "the three trends are strikingly similar", "holds for": f"correlation over β at least {min(trend):.4f}"},
-    ]
-
-
-ours, theirs = verdicts(live), verdicts(kept)
-plotting.table([row | {f"live, {budget} budget": row.pop("holds for"), label + " ": other["holds for"]} for row, other in zip(ours, theirs, strict=True)])
+# %%
+if frozen is not None:
+    plotting.show("Frozen:")
+    plotting.table(published.objective_verdicts(kept))
 
 # %% [markdown]
 # ## What is not reproduced here
@@ -321,10 +315,10 @@ plotting.table([row | {f"live, {budget} budget": row.pop("holds for"), label + "
 # %% tags=["hide-cell"]
 signs = {key: (value["taylor"] - value["beta_vae"]).mean().item() for key, value in values.items()}
 plotting.show(
-    "Taylor − GRAE is β times a KL divergence. Taylor − β-VAE is minus the remainder of a series, $-\\mathbb{E}_q[R_3 + R_4 + …]$, whose sign "
-    "depends on the decoder: a saturating output makes the true loss grow more slowly than its parabola (Taylor above), curvature of $g$ "
-    "away from $x$ makes it grow faster. Here the means run from "
-    f"{min(signs.values()):.2f} to {max(signs.values()):.2f} nats."
+    "Taylor − GRAE is β times a KL divergence. Taylor − β-VAE is what the expansion leaves out, and that can have either "
+    "sign: where the output saturates, the true loss grows more slowly than its parabola and Taylor lies above; where the "
+    "decoder curves away from the image, it grows faster and Taylor lies below. "
+    f"Here the means run from {min(signs.values()):.2f} to {max(signs.values()):.2f} nats."
 )
 
 # %% [markdown]
@@ -336,7 +330,7 @@ gram = gram @ gram.mT
 best = torch.linalg.inv(torch.eye(latent_dim) + gram / beta)
 gap = geometry.covariance_gap(-gram, s * best, beta).item()
 assert math.isclose(gap, beta * latent_dim / 2 * (s - math.log(s) - 1), rel_tol=1e-9)
-plotting.show(f"$M\\Sigma = sI$, so the trace is $sd$ and the log-determinant $d\\log s$: {gap:.4f} nats for s = {s}, by both routes.")
+plotting.show(f"$M\\Sigma = sI$: the trace is $sd$, the log-determinant $d\\log s$. Both routes give {gap:.4f} nats.")
 
 # %% [markdown]
 # ## What to take away

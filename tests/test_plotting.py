@@ -43,7 +43,7 @@ def test_precision_beside_jacobian():
 
 def test_off_block_energy_draws_bars_and_baselines():
     rows = [energy_row(f, m, e) for m in (1, 2) for f, e in (("mean field", 0.1), ("full", 0.3))]
-    figure = plotting.off_block_energy(rows, [1, 2])
+    figure = plotting.off_block_energy(rows)
     heights = [[bar.get_height() for bar in axis.patches] for axis in figure.axes]
     assert heights == [[0.1, 0.3], [0.1, 0.3]]
     assert "share" in figure.axes[0].get_ylabel()
@@ -74,6 +74,6 @@ def test_every_public_function_of_a_figure_returns_one():
     functions = [
         f for _, f in inspect.getmembers(plotting, inspect.isfunction) if f.__module__ == plotting.__name__
     ]
-    helpers = {"use_style", "show", "table", "family_name"}
+    helpers = {"use_style", "show", "table"}
     figures = [f for f in functions if not f.__name__.startswith("_") and f.__name__ not in helpers]
     assert len(figures) >= 5 and all(f.__annotations__["return"] is plotting.Figure for f in figures)

@@ -1,0 +1,59 @@
+"""The paper's statements as comparisons: each must hold where it is made to hold, and fail where it is made to fail."""
+
+import numpy as np
+import pytest
+import torch
+
+from grae_helpers import geometry, models, published
+
+
+def structure(b: int | None, matrices: torch.Tensor) -> list[dict]:
+    rows = geometry.block_structure(matrices, 0.4, [1, 2])
+    return [{"beta": 0.4, "d": matrices.shape[1], "b": b} | row for row in rows]
+
+
+def rotated(matrices: torch.Tensor) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=generator)).Q
+    return Q.mT @ matrices @ Q
+
+
+@pytest.fixture(scope="module")
+def diagonal() -> torch.Tensor:
+    scales = torch.rand(20, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.diag_embed(9 * scales * torch.arange(1, 7))
+
+
+def test_structure_is_seen_where_it_is_and_not_where_it_is_not(diagonal):
+    holds = structure(1, diagonal) + structure(2, diagonal) + structure(None, rotated(diagonal))
+    assert [row["verdict"] for row in published.structure_verdicts(holds)] == ["holds", "holds"]
+    fails = structure(1, rotated(diagonal)) + structure(2, rotated(diagonal)) + structure(None, diagonal)
+    assert [row["verdict"] for row in published.structure_verdicts(fails)] == ["not seen", "not seen"]
+
+
+def test_relative_structure_takes_each_family_under_its_own_mask(diagonal):
+    rows = structure(1, diagonal) + structure(2, rotated(diagonal)) + structure(None, rotated(diagonal))
+    table = {row["posterior"]: row for row in published.relative_structure(rows)}
+    assert table["mean field"]["energy"] == 0.0 == pytest.approx(table["mean field"]["price"], abs=1e-9)
+    assert table["blocks of 2"]["energy"] == table["blocks of 2"]["energy of full"] > 0.5
+
+
+def curve(expansion: np.ndarray, covariance: np.ndarray) -> dict[str, np.ndarray]:
+    beta = np.array([0.1, 0.4, 1.0])
+    taylor = 10 + 3 * beta
+    return {"beta": beta, "beta_vae": taylor - expansion, "taylor": taylor, "grae": taylor - covariance}
+
+
+def test_objective_verdicts():
+    beta = np.array([0.1, 0.4, 1.0])
+    good, bad = curve(0.1 * beta, 0.5 * beta), curve(0.5 * beta[::-1], 0.1 * beta[::-1])
+    assert [row["ours"][:9] for row in published.objective_verdicts({"a": good})][:2] == ["in 1 of 1"] * 2
+    assert [row["ours"][:9] for row in published.objective_verdicts({"a": bad})][:2] == ["in 0 of 1"] * 2
+    assert "1.0000" in published.objective_verdicts({"a": good})[2]["ours"]
+    two = {key: value[:2] for key, value in good.items()}
+    assert published.objective_verdicts({"a": two})[2]["ours"] == "no trend in 2 values of β"
+
+
+def test_configurations_fit_the_models():
+    for beta, d, b in published.CONFIGURATIONS:
+        assert beta > 0 and models.mnist_encoder(d, width=1 / 64, block_size=b).block_size == b
