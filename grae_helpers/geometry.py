@@ -115,7 +115,8 @@ def covariance_and_jacobian(
 
     >>> from grae_helpers import likelihoods, models
     >>> encoder, decoder = models.mlp_encoder(4, 2, [8]), models.mlp_decoder(2, 4, [8])
-    >>> [m.shape for m in covariance_and_jacobian(encoder, decoder, likelihoods.Gaussian(), torch.zeros(3, 4))] [torch.Size([3, 2, 2]), torch.Size([3, 2, 2])]
+    >>> [m.shape for m in covariance_and_jacobian(encoder, decoder, likelihoods.Gaussian(), torch.zeros(3, 4))]
+    [torch.Size([3, 2, 2]), torch.Size([3, 2, 2])]
     """
     covariances, curvatures = [], []
     for x in images.split(chunk):
