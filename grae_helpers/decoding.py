@@ -17,7 +17,7 @@ def decode(decoder: Decoder, z: Tensor) -> Tensor:
     """g = decoder(z) in a plain forward pass, with errors that say what z should have been.
 
     Raises ValueError for z that is not [batch ≥ 1, d], of another width or device than the decoder's, or
-    whose g has another batch; TypeError for another dtype.
+    whose g has another batch; TypeError for another dtype, or a g that is no tensor.
 
     >>> decode(torch.nn.Linear(2, 3), torch.zeros(1, 4))
     Traceback (most recent call last):
@@ -33,6 +33,8 @@ def decode(decoder: Decoder, z: Tensor) -> Tensor:
         if "shapes cannot be multiplied" not in str(error):
             raise
         raise ValueError(f"z: {list(z.shape)} does not fit the decoder: {error}") from error
+    if not isinstance(g, Tensor):
+        raise TypeError(f"decoder: expected to return one tensor, got {type(g).__name__}")
     if g.ndim < 2 or g.shape[0] != z.shape[0]:
         raise ValueError(
             f"decoder: expected an output [{z.shape[0]}, ...] for z {list(z.shape)}, got {list(g.shape)}"
@@ -66,7 +68,8 @@ class ConstantStatistics(TorchFunctionMode):
     """A decoder whose batch statistics are constants: recorded at the first `run`, replayed at later ones.
 
     Running statistics stay as they are, or with `update` change once, in the first run, as in a plain forward
-    pass. Dropout in train mode is refused.
+    pass. Dropout in train mode is refused, and so is TorchScript: once its executor has optimised a module,
+    it loses tangents in silence.
 
     >>> passes = ConstantStatistics(torch.nn.BatchNorm1d(1, eps=0.0))
     >>> passes.run(torch.tensor([[-1.0], [1.0]])).tolist(), passes.run(torch.tensor([[3.0]])).tolist()
@@ -77,6 +80,9 @@ class ConstantStatistics(TorchFunctionMode):
 
     def __init__(self, decoder: Decoder, update: bool = False):
         super().__init__()
+        parts = decoder.modules() if isinstance(decoder, torch.nn.Module) else (decoder,)
+        if any(isinstance(part, torch.jit.ScriptModule | torch.jit.ScriptFunction) for part in parts):
+            raise TypeError("decoder: expected a plain module or function for derivatives, got TorchScript")
         self.decoder, self.update, self.recorded, self.complete = decoder, update, [], False
 
     def run(self, z: Tensor) -> Tensor:
@@ -91,6 +97,8 @@ class ConstantStatistics(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.batch_norm:
             return self._batch_norm(*args, **kwargs)
+        if func is F.instance_norm and kwargs.get("use_input_stats", True) and not self._updates():
+            kwargs |= {"running_mean": None, "running_var": None}  # per sample, so that only the update goes
         if func in _RANDOM and kwargs["training"] and kwargs["p"] > 0:
             raise ValueError(
                 "decoder: dropout is in train mode; the Jacobian of a random function is not defined"

@@ -83,8 +83,9 @@ def select(files: list[str], split: str) -> tuple[list[tuple[str, str]], tuple[s
     >>> select(["train/cat/1.png", "test/cat/2.png", "test/dog/3.png", "notes/plan.png"], "test")
     ([('test/cat/2.png', 'cat'), ('test/dog/3.png', 'dog')], ('cat', 'dog'))
     """
-    shared = posixpath.commonpath(files) if len(files) > 1 else ""  # a zip often wraps all in one folder
-    inner = [PurePosixPath(file).relative_to(shared) for file in files]
+    places = [file.lstrip("/") for file in files]  # a zip may mix absolute names with relative ones
+    shared = posixpath.commonpath(places) if len(places) > 1 else ""  # and often wraps all in one folder
+    inner = [PurePosixPath(place).relative_to(shared) for place in places]
     if {"train", "test"} <= {path.parts[0] for path in inner}:
         rows = [(path.parts[0], PurePosixPath(*path.parts[1:])) for path in inner]
     else:

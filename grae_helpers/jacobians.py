@@ -159,6 +159,7 @@ def _neglected(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -
 
 def _neglected_part(run: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor, keep: bool) -> Tensor:
     g = run(z)
+    keep = keep and likelihood.log_density(x, g).requires_grad  # a graph only for what wants gradients
     g = g if g.requires_grad else g.detach().requires_grad_()
     slope = _gradient(likelihood.log_density(x, g).sum(), g)
     z = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()  # the slope is a constant to this z

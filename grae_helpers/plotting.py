@@ -13,7 +13,7 @@ PALETTE = sns.color_palette("colorblind")
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
 MARKERS = "osD^vPX*"
-WIDTH = 6.8  # inches: the text column; fonts stay readable when a phone halves it
+WIDTH = 6.0  # inches: a narrow column, so that type stays readable on a phone
 
 
 def use_style() -> None:
@@ -87,56 +87,45 @@ def off_block_energy(rows: Sequence[dict]) -> Figure:
     """
     families = list(dict.fromkeys(row["family"] for row in rows))
     masks = sorted({row["mask"] for row in rows})
-    figure, axes = plt.subplots(1, len(masks), sharey=True, figsize=(WIDTH, 3.4), squeeze=False)
-    for axis, mask in zip(axes[0], masks, strict=True):
+    height = 0.7 * len(masks) + 0.3 * len(masks) * len(families) + 0.5
+    figure, axes = plt.subplots(len(masks), 1, sharex=True, figsize=(WIDTH, height), squeeze=False)
+    for axis, mask in zip(axes[:, 0], masks, strict=True):
         for row in (row for row in rows if row["mask"] == mask):
             i = families.index(row["family"])
-            axis.bar(i, row["energy"], yerr=2 * row["energy_error"], color=PALETTE[i], capsize=3, width=0.7)
-            axis.hlines(row["energy_rotated"], i - 0.42, i + 0.42, color="black", linestyle="--", linewidth=1.5)
-        axis.set_title("off the diagonal" if mask == 1 else f"outside blocks of {mask}")
-        axis.set_xticks(range(len(families)), families, rotation=60, ha="right", rotation_mode="anchor")
-        axis.grid(axis="x", visible=False)
-    top = axes[0, 0].get_ylim()[1]
-    axes[0, 0].set(ylabel="share of $\\|J^\\top J\\|_F^2$", ylim=(0, 1.25 * top))
-    axes[0, -1].plot([], [], "k--", linewidth=1.5, label="rotated at random")
-    axes[0, -1].legend(loc="upper right", fontsize=10)
+            axis.barh(i, row["energy"], xerr=2 * row["energy_error"], color=PALETTE[i], capsize=3, height=0.7)
+            axis.vlines(row["energy_rotated"], i - 0.42, i + 0.42, color="black", linestyle="--", linewidth=1.5)
+        axis.set_title("off the diagonal" if mask == 1 else f"outside blocks of {mask}", loc="left")
+        axis.set_yticks(range(len(families)), families)
+        axis.invert_yaxis()
+        axis.grid(axis="y", visible=False)
+    axes[-1, 0].set_xlabel("share of $\\|J^\\top J\\|_F^2$")
+    axes[0, 0].plot([], [], "k--", linewidth=1.5, label="rotated at random")
+    figure.legend(loc="outside upper right")
     return figure
 
 
 def objectives_over_beta(curves: dict[str, dict[str, np.ndarray]], offset: float = 0.0) -> Figure:
-    """K&P Fig. 3: the three objectives over β, a panel per family, and below each its two gaps.
+    """K&P Fig. 3: a row per family, the three objectives over β and beside them the two gaps.
 
     `curves` maps a family to arrays "beta", "beta_vae", "taylor", "grae" (means over images, nats);
     `offset` is taken off.
     """
-    figure, axes = plt.subplots(
-        2, len(curves), sharex=True, sharey="row", figsize=(WIDTH, 5.4), squeeze=False
-    )
     names = {"beta_vae": "β-VAE (Eq. 2)", "taylor": "Taylor (Eq. 7)", "grae": "GRAE (Eq. 13)"}
-    for (family, curve), upper, lower in zip(curves.items(), *axes, strict=True):
+    gaps = {"Taylor − β-VAE": "beta_vae", "Taylor − GRAE": "grae"}
+    size = (WIDTH, 2.3 * len(curves) + 0.8)
+    figure, axes = plt.subplots(len(curves), 2, sharex=True, sharey="col", figsize=size, squeeze=False)
+    for (family, curve), (left, right) in zip(curves.items(), axes, strict=True):
         for i, (key, name) in enumerate(names.items()):
-            upper.plot(curve["beta"], curve[key] - offset, marker=MARKERS[i], color=PALETTE[i], label=name)
-        lower.plot(
-            curve["beta"],
-            curve["taylor"] - curve["beta_vae"],
-            marker="o",
-            color=PALETTE[3],
-            label="Taylor − β-VAE",
-        )
-        lower.plot(
-            curve["beta"],
-            curve["taylor"] - curve["grae"],
-            marker="s",
-            color=PALETTE[4],
-            label="Taylor − GRAE",
-        )
-        lower.axhline(0, color="black", linewidth=0.8)
-        upper.set_title(family)
-        lower.set_xlabel("β")
-    axes[0, 0].set_ylabel("objective (nats/image)")
-    axes[1, 0].set_ylabel("gap (nats/image)")
-    for axis, title in ((axes[0, -1], None), (axes[1, -1], None)):
-        axis.legend(title=title, fontsize=9, loc="best")
+            left.plot(curve["beta"], curve[key] - offset, marker=MARKERS[i], color=PALETTE[i], label=name)
+        for i, (name, key) in enumerate(gaps.items(), start=3):
+            right.plot(curve["beta"], curve["taylor"] - curve[key], marker=MARKERS[i], color=PALETTE[i], label=name)
+        right.axhline(0, color="black", linewidth=0.8)
+        left.set(title=family, ylabel="objective (nats)")
+        right.set(title=family, ylabel="gap (nats)")
+    for axis in axes[-1]:
+        axis.set_xlabel("β")
+    handles = [handle for axis in axes[0] for handle in axis.get_legend_handles_labels()[0]]
+    figure.legend(handles, [handle.get_label() for handle in handles], loc="outside upper center", ncols=2)
     return figure
 
 

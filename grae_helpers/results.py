@@ -174,7 +174,14 @@ def _check_contents(contents: Mapping[str, bytes]) -> None:
 def _manifest(folder: Path) -> dict:
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder}: expected a frozen result with a {MANIFEST}, found none")
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        columns, files = manifest["columns"], manifest["files"]
+        intact = isinstance(columns, dict) and all(isinstance(files[name]["sha256"], str) for name in files)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{folder / MANIFEST}: expected a manifest as freeze writes it: {error!r}") from error
+    if not intact:
+        raise ValueError(f"{folder / MANIFEST}: expected columns by file and a sha256 for each file")
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     expected = set(manifest["files"])
     for problem, names in (("is missing", expected - found), ("is not in the manifest", found - expected)):

@@ -124,6 +124,12 @@ def _numbers(name: str, values: object) -> None:
         raise ValueError(f"{name}: {values!r} holds a value twice")
 
 
+def _seed(name: str, value: object) -> None:
+    integer(name, value, 0)
+    if value >= 2**63:
+        raise ValueError(f"{name}: expected less than 2^63, which torch's generators hold, got {value}")
+
+
 _CHECKS = {
     "beta": positive,
     "betas": _numbers,
@@ -136,7 +142,7 @@ _CHECKS = {
     "n_samples": lambda name, value: integer(name, value, 1),
     "n_test": lambda name, value: integer(name, value, 0),
     "batch_size": lambda name, value: integer(name, value, 0),
-    "seed": lambda name, value: integer(name, value, 0),
+    "seed": _seed,
     "budget": lambda name, value: _one_of(name, value, BUDGETS),
     "dataset": lambda name, value: _one_of(name, value, DATASETS),
     "device": lambda name, value: device(value),

@@ -61,11 +61,13 @@ def fit(
             x = as_float(images[next(batches).to(device)])
             try:
                 terms = objective(x if transform is None else transform(x))
-            except ValueError:
-                _check_finite(
-                    rows, steps, label
-                )  # what an objective refuses may be what an earlier step made NaN
+            except ValueError as error:
+                # what an objective refuses may be what an earlier step made NaN
+                _check_finite(rows, steps, label)
+                error.add_note(f"{label}: raised by the objective in step {step} of {steps}")
                 raise
+            if not isinstance(terms, LossTerms):
+                raise TypeError(f"objective: expected to return LossTerms, got {type(terms).__name__}")
             optimiser.zero_grad(set_to_none=True)
             terms.total.mean().backward()
             optimiser.step()

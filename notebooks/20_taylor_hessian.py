@@ -101,7 +101,7 @@ def load(split):
 
 source, pixels = load("train")
 _, test_pixels = load("test")
-show(f"Trained on *{source.source}*, averaged to {pixels.shape[1]} pixels; d = {latent_dim}, seed {seed}.")
+show(f"Data: *{source.source}*. {len(pixels):,} images to train on, averaged to {pixels.shape[1]} pixels; d = {latent_dim}, seed {seed}.")
 
 
 # %%
@@ -247,8 +247,9 @@ def expectation(function, mean, covariance):
 
 
 # %% [markdown]
-# For the covariance we take the one that the expansion itself prefers, $\Sigma=(I-H/\beta)^{-1}$. Where it comes from is
-# the subject of [the next page](21_optimal_covariance_grae.ipynb); here any positive definite matrix would do.
+# For the covariance we take the one that the expansion itself prefers, $\Sigma=(I-H/\beta)^{-1}$, with the Gauss–Newton
+# matrix of step 4 for $H$. Where it comes from is the subject of [the next page](21_optimal_covariance_grae.ipynb); here any
+# positive definite matrix would do.
 #
 # %%
 Sigma = jacobians.optimal_covariance(jacobians.gauss_newton(smooth.decoder, gaussian, x[None], h[None]), beta)
@@ -312,12 +313,13 @@ agrees(kept, gauss_newton, 1e-6), agrees(kept + neglected, H_f, 1e-5)
 
 # %% [markdown]
 # The second difference divides rounding by the square of its step, hence the step of $10^{-4}$ and a tolerance ten times
-# looser. Reverse mode over reverse mode (`jacobians.hessian`) and finite differences of the decoder meet.
+# looser. Automatic differentiation (`jacobians.hessian`: forward mode for the first sum, reverse over reverse for the second)
+# and finite differences of the decoder meet.
 #
 # ## Step 4: dropping the second sum (Eqs. 6 and 7)
 #
 # K&P drop $N$. The remaining $J^\top H_pJ$ is the *Gauss–Newton* matrix. It costs $d$ forward-mode passes instead of a
-# second derivative, and for a log-concave likelihood it is never positive: an advantage that the next page needs. Eq. 7
+# second derivative, and for a log-concave likelihood it has no positive eigenvalue: an advantage that the next page needs. Eq. 7
 # is Eq. 4 with this matrix, and `taylor` computes it without forming any $d\times d$ matrix, because
 # $\operatorname{tr}(J^\top H_pJ\,CC^\top)=\sum_i (H_p)_i\,\lVert (JC)_i\rVert^2$ for $\Sigma=CC^\top$.
 #
@@ -401,7 +403,7 @@ def misfit(found, curve):
 candidates = {name: [cut(zoo[name], index) for index in range(16)] for name in ("tanh", "relu")}
 cuts = {name: max(found, key=lambda one: misfit(one, 1)) for name, found in candidates.items()}
 
-# %% mystnb={"image": {"alt": "Two panels of log density against distance from the code along one latent direction. For tanh the two parabolas differ in curvature and both leave the curve away from the code. For relu the two parabolas coincide and leave the curve at its kinks."}, "figure": {"caption": "The log density of one test image along the posterior's widest axis, and its two expansions. Top: a tanh decoder. Bottom: a relu decoder, whose two expansions are one.", "name": "fig-taylor-cut"}}
+# %% mystnb={"image": {"alt": "Two panels of log density against distance from the code along one latent direction. For tanh the two parabolas differ in curvature and both leave the curve away from the code. For relu the two parabolas coincide and leave the curve at its kinks."}, "figure": {"caption": "The log density of a test image (another one in each panel) along the posterior's widest axis, and its two expansions. Top: a tanh decoder. Bottom: a relu decoder, whose two expansions are one.", "name": "fig-taylor-cut"}}
 figure = plotting_theory.line_through_code(cuts)
 
 # %%
@@ -445,7 +447,7 @@ levels = {"median ‖N‖/‖H‖": 0.5, "90% quantile": 0.9, "largest": 1.0}
 table([{"decoder": n} | {k: percent(np.quantile(v, level)) for k, level in levels.items()} for n, v in share.items()])
 show(
     f"For elu the median image loses {percent(np.median(share['elu']))} of its Hessian, for tanh "
-    f"{percent(np.median(share['tanh']))}. A share above 100% means that the two terms cancel in part."
+    f"{percent(np.median(share['tanh']))}. A share above 100% would mean that the two terms cancel in part."
 )
 
 # %% [markdown]
@@ -486,7 +488,10 @@ with torch.no_grad():
     code = printed_encoder.double()(few).mean
 printed_share = shares(SimpleNamespace(decoder=printed.double(), likelihood=gaussian, x=few, code=code))
 assert printed_share.min() > 1e-6
-show(f"App. D's decoder at 1/16 width: median share {percent(np.median(printed_share))}, largest {percent(printed_share.max())}.")
+show(
+    f"App. D's decoder at 1/16 width, after {size.conv_steps:,} steps, on {len(few)} of its training images: "
+    f"median share {percent(np.median(printed_share))}, largest {percent(printed_share.max())}."
+)
 
 # %% [markdown]
 # ## Where the expansion fails although Eq. 6 is exact
@@ -639,7 +644,7 @@ table([
 ])
 show(
     f"Over all β of the figure, relu's error under Eq. 7 is {ratios.min():.2f} to {ratios.max():.2f} times elu's. In the lower panel relu, elu and "
-    f"tanh run side by side: what a smooth decoder drops, relu has in its kinks. The exact Hessian helps a smooth decoder (tanh at β = {beta:g}: "
+    f"tanh fall at nearly the same rate: what a smooth decoder drops, relu has in its kinks. The exact Hessian helps a smooth decoder (tanh at β = {beta:g}: "
     f"{at_beta['tanh'][1] / at_beta['tanh'][0]:.1f} times smaller an error) and cannot help relu, whose Gauss–Newton matrix is already exact."
 )
 

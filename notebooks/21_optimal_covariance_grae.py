@@ -111,7 +111,7 @@ for model in (grey, binary):
     start, end = (model.history["reconstruction"][part].mean() for part in (slice(0, 5), slice(-20, None)))
     assert end < start - 1, (start, end)
 torch.set_grad_enabled(False)  # from here on nothing is trained; derivatives in z do not need it
-show(f"Trained on *{source.source}*, d = {latent_dim}, seed {seed}. The derivations below use β = {beta:g}.")
+show(f"Data: *{source.source}*. {len(pixels):,} images to train on; d = {latent_dim}, seed {seed}. The derivations below use β = {beta:g}.")
 
 # %% [markdown]
 # ## Step 1: the objective as a function of Σ (Eq. 8)
@@ -123,7 +123,7 @@ show(f"Trained on *{source.source}*, d = {latent_dim}, seed {seed}. The derivati
 #
 # $H$ is the exact Hessian of $\log p(x\mid z)$ at $h$, or its Gauss–Newton part $J^\top H_pJ$. In the derivation it is just a symmetric matrix.
 #
-# Below each check the page prints the relative difference that it found.
+# A bare number below a cell is the relative difference that its check found.
 #
 # (K&P say that $\lvert\Sigma\rvert$ is the *absolute value* of the determinant. For a covariance this changes nothing. It will matter below.)
 #
@@ -338,7 +338,7 @@ show("Dropped over kept, with probabilities: " + ", ".join(f"{ratio:.0f} at $p_x
      ". With logits nothing is dropped at the output: what remains is the curvature of the network that makes the logits.")
 
 # %% [markdown]
-# On the trained decoder, with thousands of pixels and a network in front, the same thing happens. We give the package the same decoder twice, as logits and through a sigmoid.
+# On the trained decoder, with a whole image of pixels and a network in front, the same split is at work, to the degree that its pixels are fitted. We give the package the same decoder twice, as logits and through a sigmoid.
 #
 # %%
 probs = nn.Sequential(binary.decoder, nn.Sigmoid())
@@ -370,9 +370,9 @@ show(
 # Eq. 9 needs $I-H/\beta$ to be positive definite. Gauss–Newton always is: $-H_p\ge0$ for a log-concave likelihood, so $I-J^\top H_pJ/\beta\succeq I$. The *exact* Hessian
 # is not: where the residual pulls along the decoder's curvature, $f_x$ bends upwards, $H$ has a positive eigenvalue, and
 #
-# $$-\tfrac12Hs^2+\tfrac\beta2(s^2-\log s^2-1)\to-\infty\quad\text{as }s\to\infty\text{ whenever }\beta<\lambda_{\max}(H).$$
+# $$-\tfrac12Hs^2+\tfrac\beta2(s^2-\log s^2-1)\to-\infty\quad\text{as }s\to\infty\text{ whenever }\beta\le\lambda_{\max}(H)$$
 #
-# Eq. 8 then has no maximum: it asks for an infinitely wide posterior, far beyond the range where the expansion holds. One latent, $g(z)=e^z$ is enough. There $H=xe^z-2e^{2z}>0$ for $x>2e^z$.
+# along the eigenvector of $\lambda_{\max}$, for which $H$ stands here. Eq. 8 then has no maximum: it asks for an infinitely wide posterior, far beyond the range where the expansion holds. One latent, $g(z)=e^z$ is enough. There $H=xe^z-2e^{2z}>0$ for $x>2e^z$.
 #
 # %%
 target, z = torch.tensor([[4.0]], dtype=torch.float64), torch.tensor([[0.5]], dtype=torch.float64)
@@ -392,7 +392,7 @@ above = losses.grae(target, z, torch.exp, gaussian, 1.001 * smallest_valid, hess
 below = jacobians.optimal_covariance(jacobians.gauss_newton(torch.exp, gaussian, target, z), smallest_valid / 2)
 assert torch.isfinite(above).all() and (below > 0).all()  # just above it works; Gauss–Newton always does
 
-# %% mystnb={"image": {"alt": "The part of the Taylor objective that depends on the posterior variance, for beta at half, exactly and twice the largest Hessian eigenvalue. Only for twice is there a minimum; the other two curves fall without end."}, "figure": {"caption": "The objective of Eq. 8 (sign reversed) against the posterior's variance, for $g=e^z$ at a point where the exact Hessian is positive. Below $\\lambda_{\\max}$ there is no minimum.", "name": "fig-grae-indefinite"}}
+# %% mystnb={"image": {"alt": "The part of the Taylor objective that depends on the posterior variance, for beta at half, exactly and twice the largest Hessian eigenvalue. Only for twice is there a minimum; the other two curves fall without end."}, "figure": {"caption": "The objective of Eq. 8 (sign reversed) against the posterior's variance, for $g=e^z$ at a point where the exact Hessian is positive. At and below $\\lambda_{\\max}$ there is no minimum.", "name": "fig-grae-indefinite"}}
 variances = np.geomspace(0.05, 100, 200)
 ratios = (0.5, 1.0, 2.0)
 objective = {r: -curvature * variances / 2 + r * curvature / 2 * (variances - np.log(variances) - 1) for r in ratios}
@@ -420,7 +420,7 @@ except ValueError:
 
 # %% [markdown]
 # How often does it happen? Count the test images at whose codes Eqs. 9 and 10 have no answer. At one place they always have one: where the code minimises $-\log p(x\mid h)+\tfrac\beta2\lVert h\rVert^2$
-# itself, the second-order condition for a minimum says $-H+\beta I\succeq0$, which *is* the condition. So failures measure how far the encoder's codes are from the best ones.
+# itself, the second-order condition for a minimum says $-H+\beta I\succeq0$, which *is* the condition, but for an eigenvalue of exactly zero. So failures measure how far the encoder's codes are from the best ones.
 #
 # %%
 def smallest(model, code):
@@ -640,7 +640,7 @@ show(
 # $$\tfrac\beta2\log\big\lvert I+\tfrac1\beta J^\top J\big\rvert=\tfrac12\lVert J\rVert_F^2-\tfrac1{4\beta}\lVert J^\top J\rVert_F^2+\dots$$
 #
 # The first term is the gradient penalty of regularised autoencoders (Ghosh et al. 2020), and β has cancelled in it: a penalty with a free weight does not know how wide the posterior is. The series converges only for $\sigma_{\max}^2<\beta$
-# (K&P: singular values below $\sqrt\beta$; on the boundary itself it still converges, to $\log2$). In the other direction, $\log(1+t)\le t$ makes the penalty an upper bound, which is loose exactly where β-VAEs live: at large $\sigma^2/\beta$.
+# (K&P: singular values below $\sqrt\beta$; on the boundary itself it still converges, to $\log2$). In the other direction, $\log(1+t)\le t$ makes the penalty an upper bound, which is loose where $\sigma^2/\beta$ is large. The lower panel shows where the trained decoder lies.
 #
 # %%
 def partial_sums(t, orders):
@@ -711,7 +711,8 @@ signs = torch.randint(0, 2, (2000, D), generator=generator).to(J) * 2 - 1  # E (
 projected = (signs @ J[0]).square().sum(1)
 assert abs(projected.mean() - column_norms[0].sum()) < 5 * projected.std() / np.sqrt(len(signs))
 show(
-    f"On the trained decoder it returns {ratio.min():.2f} to {ratio.max():.1f} times ‖J‖², depending on the image. Random signs repair it at the same price: "
+    f"On the trained decoder it returns {ratio.min():.2f} to {ratio.max():.2f} times ‖J‖², depending on the image: too much where pixels brighten together, too "
+    f"little where they cancel. Random signs repair it at the same price: "
     f"‖Jᵀε‖² averages to {projected.mean():.2f} for the first image, where ‖J‖² is {column_norms[0].sum():.2f}. Forward mode over columns (`jacobian_columns`) has no noise to begin with."
 )
 
@@ -725,7 +726,7 @@ rows = [
     ["Eqs. 9, 10 for the exact Hessian", "no condition stated", f"need β > λ_max(H); e.g. {smallest_valid:.2f} for $e^z$", "condition missing"],
     ["absolute value of the determinants in Eqs. 8, 10", "as printed", "finite for an objective without optimum", "use positive definiteness"],
     ["Bernoulli, §5.1", "H_p of probabilities", f"dropped/kept: {median_ratio:.2f} (median image), logits {dropped['logits'].median():.2f}", "right, but use logits"],
-    ["Eq. 11 under a constraint on Σ", "“following similar steps”", "blockwise: $(M_{bb})^{-1}$", "to be made precise"],
+    ["Eq. 11 under a constraint on Σ", "“appropriate sparsity patterns” on Σ⁻¹", "blockwise: $(M_{bb})^{-1}$", "to be made precise"],
     ["Eq. 14 for mean field", "a bound, tight", "the exact objective, for any J", "stronger than stated"],
     ["Gap, §7 and App. F", "parentheses misplaced", "β·KL(N(0,Σ)‖N(0,M⁻¹))", "misprint"],
     ["§6: radius of convergence", "σ < √β", "the same", "holds"],

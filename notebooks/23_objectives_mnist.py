@@ -13,19 +13,17 @@
 # %% [markdown]
 # # Comparing objectives on MNIST
 #
-# **On a trained β-VAE the sampled objective, its Taylor expansion and GRAE stay close over β, and the last two differ by exactly
-# $\beta\,KL(N(0,\Sigma)\,\|\,N(0,M^{-1}))$ with $M = I + J^\top J/\beta$** (Kumar & Poole 2020, §7, Fig. 3, App. F).
+# **Claim.** On a trained β-VAE the sampled objective, its Taylor expansion and GRAE move together over β, and the last two differ by
+# exactly $\beta\,\mathrm{KL}(N(0,\Sigma)\,\Vert\,N(0,M^{-1}))$ with $M = I + J^\top J/\beta$ (Kumar & Poole 2020, §7, Fig. 3, App. F).
 #
 # The paper draws three curves over β for each block size of the posterior. This chapter draws them again and adds what curves of
 # means cannot show: the gap formula, with the parentheses where they belong, compared with the measured gap image by image.
 #
-# **You will learn** what the Taylor expansion and the optimal covariance each cost, how both costs grow with β, and how to read
-# an encoder's suboptimality off the gap.
-#
-# **You need** [Optimal covariance and GRAE](21_optimal_covariance_grae.ipynb); the models are those of
-# [Covariance and Jacobian](22_covariance_jacobian_mnist.ipynb).
-#
-# **Time** about 80 s with the `book` budget on two CPU cores; `full` trains 18 models of the paper's size and wants a GPU.
+# | | |
+# |---|---|
+# | **You will learn** | what the Taylor expansion and the optimal covariance each cost, how both costs change with β, and how to read an encoder's suboptimality off the gap |
+# | **You need** | [Optimal covariance and GRAE](21_optimal_covariance_grae.ipynb); the models are those of [Covariance and Jacobian](22_covariance_jacobian_mnist.ipynb) |
+# | **Time** | reading 15 minutes; running about a minute on two cores (`book`); `full` trains 18 models of the paper's size and wants a GPU |
 
 # %% tags=["parameters"]
 dataset: str = "auto"  # mnist where it can be had, else digits; or digits, mnist, fashion_mnist
@@ -70,16 +68,16 @@ likelihood = likelihoods.Gaussian()
 #
 # | objective | reconstruction | latent | decoder |
 # |---|---|---|---|
-# | β-VAE (Eq. 2) | $\mathbb{E}_q \frac12\|x - g(z)\|^2$ | $\beta\,KL(q\|p)$ | |
-# | Taylor (Eq. 7) | $\frac12\|x - g(h)\|^2$ | $\beta\,KL(q\|p)$ | $\frac12 \mathrm{tr}(J^\top J\,\Sigma)$ |
-# | GRAE (Eq. 13) | $\frac12\|x - g(h)\|^2$ | $\frac\beta2\|h\|^2$ | $\frac\beta2 \log\lvert M\rvert$ |
+# | β-VAE (Eq. 2) | $\mathbb{E}_q \frac12\lVert x - g(z)\rVert^2$ | $\beta\,\mathrm{KL}(q\,\Vert\,p)$ | |
+# | Taylor (Eq. 7) | $\frac12\lVert x - g(h)\rVert^2$ | $\beta\,\mathrm{KL}(q\,\Vert\,p)$ | $\frac12 \mathrm{tr}(J^\top J\,\Sigma)$ |
+# | GRAE (Eq. 13) | $\frac12\lVert x - g(h)\rVert^2$ | $\frac\beta2\lVert h\rVert^2$ | $\frac\beta2 \log\lvert M\rvert$ |
 #
 # **Taylor − β-VAE** is the error of the expansion: everything beyond second order, and the decoder's own curvature which Eq. 6 drops.
 #
 # **Taylor − GRAE** holds no approximation. Both have the same first column, and
 #
 # $$\tfrac12\mathrm{tr}(J^\top J\Sigma) + \tfrac\beta2\big(\mathrm{tr}\Sigma - \log|\Sigma| - d\big) - \tfrac\beta2\log|M|
-# = \tfrac\beta2\big(\mathrm{tr}(M\Sigma) - \log|M\Sigma| - d\big) = \beta\,KL\big(N(0,\Sigma)\,\|\,N(0,M^{-1})\big) \ge 0.$$
+# = \tfrac\beta2\big(\mathrm{tr}(M\Sigma) - \log|M\Sigma| - d\big) = \beta\,\mathrm{KL}\big(N(0,\Sigma)\,\Vert\,N(0,M^{-1})\big) \ge 0.$$
 #
 # App. F prints $\frac\beta2[\mathrm{tr}(I + \frac1\beta J^\top J\Sigma) - \log|I + \frac1\beta J^\top J\Sigma| - d]$, in which $\Sigma$ multiplies
 # $J^\top J$ only. The two agree for $\Sigma = I$. They cannot both be right: at the optimum $\Sigma = M^{-1}$ the gap must vanish, and
@@ -152,7 +150,7 @@ train, test = data.load(name, "train"), data.load(name, "test")
 held_out = test.floats(slice(0, sizes.n_test)).to(where)
 plotting.show(f"Data: {train.source}. {len(train):,} images to train on, {len(held_out):,} test images.")
 
-# %%
+# %% tags=["hide-output"]
 values = {}  # (b, β) → the objectives of every test image
 for b in blocks:
     for beta_i in grid:
@@ -193,7 +191,7 @@ def curves(values: dict) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-# %% mystnb={"image": {"alt": "Three objective curves over beta for each block size, nearly on top of each other and rising with beta; below them the two gaps, both growing with beta."}, "figure": {"caption": "Above: the three objectives on held-out images. Below: the error of the expansion (Taylor − β-VAE) and the price of the encoder's covariance (Taylor − GRAE). Means over images, live run.", "name": "fig-objectives"}}
+# %% mystnb={"image": {"alt": "A row for each block size: on the left three objective curves over beta, on the right the two gaps between them."}, "figure": {"caption": "Left: the three objectives on held-out images. Right: the error of the expansion (Taylor − β-VAE) and the price of the encoder's covariance (Taylor − GRAE). Means over images, live run.", "name": "fig-objectives"}}
 live = curves(values)
 figure = plotting.objectives_over_beta(live, offset=constant)
 
@@ -254,7 +252,7 @@ for (b, _), value in values.items():
 # %%
 if budget == "full":
     arrays = {
-        f"{key}|{b or 0}|{beta_i}": value[key].float().numpy()
+        f"{key}-{b or 0}-{beta_i}": value[key].float().numpy()
         for (b, beta_i), value in values.items()
         for key in value
     }
@@ -270,7 +268,7 @@ def thaw(arrays: dict[str, np.ndarray]) -> dict:
     """The frozen arrays as (b, β) → objectives, as above."""
     found = {}
     for key, array in arrays.items():
-        objective, b, beta_i = key.split("|")
+        objective, b, beta_i = key.split("-")
         found.setdefault((int(b) or None, float(beta_i)), {})[objective] = torch.from_numpy(array).double()
     return found
 
@@ -278,14 +276,14 @@ def thaw(arrays: dict[str, np.ndarray]) -> dict:
 # %%
 frozen = results.find("23_objectives_mnist")
 if frozen is None:
-    plotting.show("This checkout has no frozen result for this chapter (`-p budget full` makes one): again, the live run.")
-    kept = live
+    plotting.show("This checkout has no frozen result for this chapter; `-p budget full` makes one.")
 else:
     plotting.show(f"**Frozen result**: {frozen.label}.")
     kept = curves(thaw(frozen.arrays))
 
-# %% mystnb={"image": {"alt": "The frozen run's three objective curves over beta for each block size, and the two gaps below."}, "figure": {"caption": "The same as the first figure of this chapter, from the frozen run named above the figure.", "name": "fig-objectives-frozen"}}
-figure = plotting.objectives_over_beta(kept, offset=constant)
+# %% mystnb={"image": {"alt": "The frozen run: three objective curves over beta for each block size, and beside them the two gaps."}, "figure": {"caption": "The same as the first figure of this chapter, from the frozen run named above the figure.", "name": "fig-objectives-frozen"}}
+if frozen is not None:
+    figure = plotting.objectives_over_beta(kept, offset=constant)
 
 # %% [markdown]
 # ## The paper's statements and ours
@@ -336,5 +334,6 @@ plotting.show(f"$M\\Sigma = sI$: the trace is $sd$, the log-determinant $d\\log 
 # ## What to take away
 #
 # - Taylor − GRAE is not an approximation error. It is the exact price, in nats, of an encoder covariance that is not the best.
-# - That price splits into a part the posterior's family forces and a part the encoder could avoid. Only the first shapes the decoder.
+# - That price splits into a part the posterior's family forces and a part the encoder could avoid. The second vanishes for the best Σ of
+#   the family; then only the first is left to shape the decoder.
 # - App. F's formula has $\Sigma$ in the wrong place; as printed it does not vanish at the optimum.

@@ -44,14 +44,14 @@ def test_precision_beside_jacobian():
 def test_off_block_energy_draws_bars_and_baselines():
     rows = [energy_row(f, m, e) for m in (1, 2) for f, e in (("mean field", 0.1), ("full", 0.3))]
     figure = plotting.off_block_energy(rows)
-    heights = [[bar.get_height() for bar in axis.patches] for axis in figure.axes]
-    assert heights == [[0.1, 0.3], [0.1, 0.3]]
-    assert "share" in figure.axes[0].get_ylabel()
+    lengths = [[bar.get_width() for bar in axis.patches] for axis in figure.axes]
+    assert lengths == [[0.1, 0.3], [0.1, 0.3]]
+    assert "share" in figure.axes[-1].get_xlabel()
 
 
 def test_objectives_over_beta_has_units_and_the_gaps():
     figure = plotting.objectives_over_beta({"mean field": curve(0.5), "blocks of 2": curve(0.2)}, offset=10.0)
-    upper, lower = figure.axes[0], figure.axes[2]
+    upper, lower = figure.axes[:2]
     assert "nats" in upper.get_ylabel() and "nats" in lower.get_ylabel()
     np.testing.assert_allclose(upper.lines[0].get_ydata(), [0.1, 0.4, 1.0])
     np.testing.assert_allclose(lower.lines[1].get_ydata(), 0.6)

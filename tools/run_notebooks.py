@@ -189,13 +189,23 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolError(f"{folder} cannot be made a folder: {error.strerror}") from error
+
+
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
     book = project.project(options)
     if options.jobs < 1:
         raise ToolError(f"--jobs: expected at least 1, got {options.jobs}")
     given = _collect(options.parameter, options.budget)
-    jobs = plan(book, options.only, given, (options.out or book.build / "run").resolve())
+    out = (options.out or book.build / "run").resolve()
+    for folder in (book.build, out):
+        _make(folder)
+    jobs = plan(book, options.only, given, out)
     with environment(book, options.jobs):
         outcomes = run_all(jobs, book.root, options.jobs)
     failed = [outcome.stem for outcome in outcomes if outcome.problem]

@@ -28,7 +28,7 @@ def _run_problems(notebook: nbformat.NotebookNode, source: Path) -> Iterator[str
     run = notebook.metadata.get("papermill", {})
     if run.get("exception"):
         yield "papermill recorded an exception"
-    if (run.get("duration") or 0) < SHORTEST:
+    if not (run.get("duration") or 0) >= SHORTEST:
         yield f"it ran for {run.get('duration')} s, which is no time at all"
     recorded = notebook.metadata.get("grae", {}).get("source_sha256")
     if not source.is_file():
@@ -38,8 +38,10 @@ def _run_problems(notebook: nbformat.NotebookNode, source: Path) -> Iterator[str
 
 
 def _cell_problems(notebook: nbformat.NotebookNode) -> Iterator[str]:
+    if not any(cell.cell_type == "code" for cell in notebook.cells):
+        yield "holds no code"
     for number, cell in enumerate(notebook.cells, start=1):
-        if cell.cell_type == "code" and cell.source.strip():
+        if cell.cell_type == "code" and (cell.source.strip() or cell.outputs):
             yield from (f"cell {number}: {problem}" for problem in _code_problems(cell))
 
 
@@ -66,9 +68,9 @@ def _image_problems(cell: nbformat.NotebookNode) -> Iterator[str]:
     site = cell.metadata.get("mystnb", {})
     if len(images) > 1:
         yield f"shows {len(images)} images under one caption"
-    if not str(site.get("image", {}).get("alt", "")).strip():
+    if not str(site.get("image", {}).get("alt") or "").strip():
         yield "shows an image without alt text (cell metadata mystnb.image.alt)"
-    if not str(site.get("figure", {}).get("caption", "")).strip():
+    if not str(site.get("figure", {}).get("caption") or "").strip():
         yield "shows an image without a caption (cell metadata mystnb.figure.caption)"
 
 
@@ -96,7 +98,10 @@ def _exists(book: Project, page: str) -> bool:
 def _chapter_problems(book: Project, stem: str, path: Path) -> list[str]:
     if not path.is_file():
         return ["has not been run, or failed"]
-    return problems(nbformat.read(path, as_version=4), book.source(stem))
+    try:
+        return problems(nbformat.read(path, as_version=4), book.source(stem))
+    except Exception as error:  # a damaged file can fail in any way, and none may hide the other chapters
+        return [f"cannot be read as a notebook that ran: {type(error).__name__}: {error}"]
 
 
 def stage(book: Project, ran: Path | None = None) -> Path:
