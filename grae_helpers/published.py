@@ -79,10 +79,10 @@ def objective_verdicts(curves: Mapping[str, Mapping[str, np.ndarray]]) -> list[d
         ends.append([largest, *((curve[key][-1] - curve[key][0]) / rise for key in ("taylor", "grae"))])
     of, (gap, taylor, grae) = len(curves), np.array(ends).T
     statements = {
-        "the objectives remain close": f"largest gap {gap.min():.0%} to {gap.max():.0%} of the objective's rise over β",
+        "the objectives remain close": f"largest gap {gap.min():.0%} to {gap.max():.0%} of the rise over β",
         "the gaps decrease for smaller β": f"in {sum(closer)} of {of} families",
         "Taylor − GRAE grows faster with β than Taylor − β-VAE": f"in {sum(faster)} of {of} families",
-        "the trends are strikingly similar": f"rise relative to β-VAE's: Taylor {taylor.min():.2f} to {taylor.max():.2f}, "
+        "the trends are strikingly similar": f"rise over β-VAE's: Taylor {taylor.min():.2f} to {taylor.max():.2f}, "
         f"GRAE {grae.min():.2f} to {grae.max():.2f}",
     }
     return [{"Kumar & Poole, §7": statement, "ours": ours} for statement, ours in statements.items()]

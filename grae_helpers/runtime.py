@@ -3,7 +3,6 @@
 import datetime
 import importlib
 import importlib.metadata
-import math
 import os
 import platform
 import random
@@ -91,7 +90,7 @@ def positive(name: str, value: object) -> float:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: expected a positive number, got {value!r}")
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name}: expected a positive, finite number, got {value!r}")
     return float(value)
 

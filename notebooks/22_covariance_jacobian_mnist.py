@@ -304,7 +304,7 @@ if budget == "full":
     results.freeze(
         results.root() / "22_covariance_jacobian_mnist",
         parameters=PARAMETERS | {"dataset": name}, sizes=vars(sizes), seeds=[seed],
-        paper=published.MNIST | {"n_configurations": len(published.CONFIGURATIONS)},
+        paper=published.MNIST | {"dataset": "mnist", "n_configurations": len(published.CONFIGURATIONS)},
         seconds=time.perf_counter() - started, arrays=matrices,
         tables={"structure": [row | {"b": row["b"] or 0} for row in structure], "models": rows},
     )
@@ -314,7 +314,7 @@ frozen = results.find("22_covariance_jacobian_mnist")
 if frozen is None:
     plotting.show("This checkout has no frozen result for this chapter; `-p budget full` makes one.")
 else:
-    plotting.show(f"**Frozen result**: {frozen.label}.")
+    plotting.show(f"**Frozen result** on {frozen.manifest['parameters']['dataset']}: {frozen.label}.")
     kept = [row | {"b": row["b"] or None} for row in frozen.tables["structure"]]
 
 # %% mystnb={"image": {"alt": "Bars of off-block energy from the frozen run, with the families of its first configuration and dashed lines for random rotations."}, "figure": {"caption": "Off-block energy as above, from the frozen run named above the figure.", "name": "fig-off-block-energy-frozen"}}

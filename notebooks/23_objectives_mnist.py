@@ -259,7 +259,7 @@ if budget == "full":
     results.freeze(
         results.root() / "23_objectives_mnist",
         parameters=PARAMETERS | {"dataset": name}, sizes=vars(sizes), seeds=[seed], arrays=arrays,
-        paper=published.MNIST | {"n_test": published.TEST_IMAGES, "latent_dim": 12},
+        paper=published.MNIST | {"dataset": "mnist", "n_test": published.TEST_IMAGES, "latent_dim": 12},
         seconds=time.perf_counter() - started,
     )
 
@@ -278,7 +278,7 @@ frozen = results.find("23_objectives_mnist")
 if frozen is None:
     plotting.show("This checkout has no frozen result for this chapter; `-p budget full` makes one.")
 else:
-    plotting.show(f"**Frozen result**: {frozen.label}.")
+    plotting.show(f"**Frozen result** on {frozen.manifest['parameters']['dataset']}: {frozen.label}.")
     kept = curves(thaw(frozen.arrays))
 
 # %% mystnb={"image": {"alt": "The frozen run: three objective curves over beta for each block size, and beside them the two gaps."}, "figure": {"caption": "The same as the first figure of this chapter, from the frozen run named above the figure.", "name": "fig-objectives-frozen"}}

@@ -629,3 +629,13 @@ def real_root():
 
 
 REAL_ROOT, REAL_PATIENCE = real_root(), downloads.PATIENCE
+
+
+def test_a_zip_may_mix_absolute_and_relative_names(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    with zipfile.ZipFile(tmp_path / "mixed.zip", "w") as archive:
+        for name in [f"cat/{n}.png" for n in range(8)] + [f"/etc/dog/{n}.png" for n in range(8)]:
+            archive.writestr(name, (tmp_path / "x.png").read_bytes())
+    path = tmp_path / "mixed.zip"
+    splits = [data.load("image_folder", split, path=path, size=4) for split in ("train", "test")]
+    assert sum(map(len, splits)) == 16 and splits[0].classes == ("cat", "dog")

@@ -521,3 +521,47 @@ def test_expanded_tensors_are_as_good_as_copies():
         torch.testing.assert_close(
             derivative(net, likelihood, x, z), derivative(net, likelihood, x.clone(), z.clone())
         )
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["decoder", "submodule"])
+def test_torchscript_is_refused_since_it_loses_tangents_in_silence(inner):
+    decoder = torch.jit.script(network(3, 5))
+    decoder = nn.Sequential(decoder, nn.Tanh()) if inner else decoder
+    columns = torch.zeros(1, dtype=torch.int64)
+    for derivative in (
+        lambda: jacobians.jacobian(decoder, Z),
+        lambda: jacobians.jacobian_columns(decoder, Z, columns),
+        lambda: jacobians.hessian(decoder, Gaussian(), normal(9, 5), Z),
+    ):
+        with pytest.raises(TypeError, match="TorchScript"):
+            derivative()
+
+
+@pytest.mark.parametrize("wrap", [lambda g: (g,), lambda g: {"g": g}, lambda g: None])
+def test_a_decoder_that_returns_no_tensor_is_refused(wrap):
+    with pytest.raises(TypeError, match=r"decoder: expected to return one tensor, got (tuple|dict|NoneType)"):
+        jacobians.jacobian(lambda z: wrap(z), Z)
+
+
+def test_the_exact_hessian_has_a_graph_only_where_something_wants_gradients():
+    decoder = network(3, 8, 5)
+    assert jacobians.hessian(decoder, Gaussian(), BITS, Z).requires_grad
+    for parameter in decoder.parameters():
+        parameter.requires_grad_(False)
+    assert not jacobians.hessian(decoder, Gaussian(), BITS, Z).requires_grad
+    assert jacobians.hessian(decoder, Gaussian(), BITS, Z.clone().requires_grad_()).requires_grad
+    assert jacobians.hessian(decoder, Gaussian(), BITS.clone().requires_grad_(), Z).requires_grad
+    variance = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    assert jacobians.hessian(decoder, Gaussian(variance), BITS, Z).requires_grad
+
+
+def test_instance_normalisation_keeps_its_running_statistics_but_for_the_step():
+    norm = nn.InstanceNorm1d(2, track_running_stats=True, dtype=DOUBLE)
+    decoder = nn.Sequential(network(3, 8), nn.Unflatten(1, (2, 4)), norm)
+    before, plain = norm.running_mean.clone(), nn.InstanceNorm1d(2, dtype=DOUBLE)
+    found = jacobians.jacobian(decoder, Z)
+    assert torch.equal(norm.running_mean, before)
+    assert relative(found, jacobians.jacobian(nn.Sequential(*decoder[:2], plain), Z)) < 1e-14
+    jacobians.jacobian_columns(decoder, Z, torch.tensor([0, 1]))
+    expected = before.lerp(decoder[:2](Z).mean((0, 2)), norm.momentum)
+    assert relative(norm.running_mean, expected) < 1e-12

@@ -1,4 +1,4 @@
-"""The paper's statements as comparisons: each must hold where it is made to hold, and fail where it is made to fail."""
+"""The paper's statements as comparisons: each holds where it is made to hold, and fails where it is made to fail."""
 
 import numpy as np
 import pytest

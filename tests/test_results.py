@@ -323,3 +323,14 @@ def test_labels(case):
 def test_a_frozen_folder_survives_being_copied(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     assert results.load(copy).label == results.load(folder).label
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"a"', b"[]", b"{}", b"\xff\xfe\x00", b'{"columns": {}, "files": {"a.csv": {}}}',
+     b'{"columns": {}, "files": ["a.csv"]}', b'{"columns": [], "files": {}}'],
+)  # fmt: skip
+def test_a_damaged_manifest_is_refused_by_name(folder, content):
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"manifest\.json: expected"):
+        results.load(folder)

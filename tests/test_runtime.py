@@ -164,3 +164,16 @@ def test_threads_are_bounded():
         assert runtime.threads() >= 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64, 10**30])
+def test_a_seed_that_no_generator_holds_is_refused_by_name(seed):
+    runtime.check_parameters(seed=2**63 - 1)
+    runtime.seed_everything(2**63 - 1)
+    with pytest.raises(ValueError, match="seed: expected less than"):
+        runtime.check_parameters(seed=seed)
+
+
+def test_an_integer_too_large_for_a_float_is_refused_by_name():
+    with pytest.raises(ValueError, match="beta: expected a positive, finite number"):
+        runtime.positive("beta", 10**400)

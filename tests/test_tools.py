@@ -261,6 +261,28 @@ def test_staging_refuses_what_must_not_reach_a_reader(mixed, change, message):
     assert message in staged(mixed[0], change)
 
 
+def test_staging_refuses_damaged_and_empty_notebooks(mixed, tmp_path):
+    empty_cell = nbformat.v4.new_code_cell("", outputs=[ERROR])
+    assert "raised ValueError: no" in staged(mixed[0], lambda notebook: notebook.cells.append(empty_cell))
+    assert "holds no code" in staged(mixed[0], set_at("cells", []))
+    assert "no time at all" in staged(mixed[0], set_at("metadata", "papermill", "duration", float("nan")))
+    no_alt = set_at("cells", 4, "metadata", "mystnb", "image", "alt", None)
+    assert "without alt text" in staged(mixed[0], no_alt)
+    book = make(tmp_path / "book", **{"10_good": GOOD})
+    for content in ("", "no json", "[]", '{"cells": ['):
+        (tmp_path / "10_good.ipynb").write_text(content, "utf8")
+        with pytest.raises(ToolError, match="10_good: cannot be read as a notebook that ran"):
+            stage_book.stage(book, tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_runs(tmp_path):
+    book = make(tmp_path / "book", **{"10_good": GOOD})
+    (tmp_path / "file").write_text("", "utf8")
+    for option in ("--build", "--out"):
+        with pytest.raises(ToolError, match="file cannot be made a folder"):
+            run_notebooks.main(["--root", str(book.root), option, str(tmp_path / "file")])
+
+
 def test_staging_refuses_a_notebook_that_failed_and_one_that_the_toc_forgets(mixed, tmp_path):
     with pytest.raises(ToolError, match="11_bad: has not been run, or failed"):
         stage_book.stage(mixed[0])

@@ -286,3 +286,22 @@ def test_a_linear_model_reaches_the_ppca_optimum(objective):
             reached = float(losses.taylor(data, q, decoder, Gaussian(variance), beta).total.mean())
     assert first[0] > optimum + 1
     assert optimum - 1e-4 * abs(optimum) < reached < optimum + (0.02 if objective == "beta_vae" else 2e-3)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x.sum(), lambda x: (x.sum(),) * 3, lambda x: None])
+def test_an_objective_that_returns_something_else_is_refused(wrong):
+    encoder, decoder, _ = small()
+    with pytest.raises(TypeError, match="objective: expected to return LossTerms, got"):
+        training.fit(wrong, [encoder, decoder], IMAGES, steps=1, batch_size=8, log_every=-1)
+
+
+def test_what_an_objective_refuses_is_told_with_its_step():
+    encoder, decoder, objective = small()
+    steps = iter([True, True, False])
+
+    def picky(x):
+        return objective(x if next(steps) else x[:0])
+
+    with pytest.raises(ValueError) as caught:
+        training.fit(picky, [encoder, decoder], IMAGES, steps=5, batch_size=8, log_every=-1)
+    assert caught.value.__notes__ == ["training: raised by the objective in step 3 of 5"]

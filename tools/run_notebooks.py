@@ -203,9 +203,9 @@ def main(arguments: list[str]) -> int:
         raise ToolError(f"--jobs: expected at least 1, got {options.jobs}")
     given = _collect(options.parameter, options.budget)
     out = (options.out or book.build / "run").resolve()
-    for folder in (book.build, out):
-        _make(folder)
+    _make(book.build)
     jobs = plan(book, options.only, given, out)
+    _make(out)
     with environment(book, options.jobs):
         outcomes = run_all(jobs, book.root, options.jobs)
     failed = [outcome.stem for outcome in outcomes if outcome.problem]
