@@ -184,8 +184,8 @@ def _gradient(output: Tensor, of: Tensor, basis: Tensor | None = None, keep: boo
 def gauss_newton(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
     """JᵀH_pJ, the Hessian without the decoder's own curvature, [batch, d, d] (K&P Eq. 6).
 
-    Accumulated in float64 and returned in z's dtype; exact for piecewise-linear decoders, away from their
-    kinks. Shapes: x like the decoder's output, z [batch, d].
+    Accumulated in float64 and returned in z's dtype (`wide_gauss_newton` keeps float64, for β far below its entries).
+    Exact for piecewise-linear decoders, away from their kinks. Shapes: x like the decoder's output, z [batch, d].
 
     >>> from grae_helpers.likelihoods import Gaussian
     >>> gauss_newton(torch.nn.Identity(), Gaussian(variance=0.5), torch.zeros(1, 1), torch.ones(1, 1))

@@ -179,7 +179,7 @@ def _manifest(folder: Path) -> dict:
         columns, files = manifest["columns"], manifest["files"]
         intact = isinstance(columns, dict) and all(isinstance(files[name]["sha256"], str) for name in files)
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{folder / MANIFEST}: expected a manifest as freeze writes it: {error!r}") from error
+        raise ValueError(f"{folder / MANIFEST}: expected what freeze writes, got {error!r}") from error
     if not intact:
         raise ValueError(f"{folder / MANIFEST}: expected columns by file and a sha256 for each file")
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}

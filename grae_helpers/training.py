@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from grae_helpers import losses, models
+from grae_helpers import losses, models, runtime
 from grae_helpers.likelihoods import Likelihood
 from grae_helpers.losses import LossTerms
 
@@ -120,10 +120,11 @@ def as_float(images: Tensor) -> Tensor:
 def _check(images: Tensor, steps: int, batch_size: int, log_every: int) -> None:
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise TypeError(f"images: expected uint8 or floating point, got {images.dtype}")
-    if not 1 <= batch_size <= len(images):
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        runtime.integer(name, value, 1)
+    if not batch_size <= len(images):
         raise ValueError(f"batch_size: expected 1 to the {len(images)} images there are, got {batch_size}")
-    if steps < 1 or log_every < -1:
-        raise ValueError(f"steps and log_every: expected at least 1 and -1, got {steps} and {log_every}")
+    runtime.integer("log_every", log_every, -1)
     if images.is_floating_point() and not torch.isfinite(images).all():
         raise ValueError("images: expected finite pixels, got NaN or infinity")
 

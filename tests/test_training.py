@@ -224,10 +224,11 @@ def test_progress_is_a_few_readable_lines(capfd, log_every, steps, lines):
             "images: expected uint8 or floating point, got torch.int64",
         ),
         (torch.full((64, 6), float("nan")), {}, ValueError, "images: expected finite pixels, got NaN"),
-        (IMAGES, {"steps": 0}, ValueError, "steps and log_every: expected at least 1 and -1, got 0"),
-        (IMAGES, {"log_every": -2}, ValueError, "steps and log_every"),
+        (IMAGES, {"steps": 0}, ValueError, "steps: expected at least 1, got 0"),
+        (IMAGES, {"steps": 1.5}, TypeError, "steps: expected an integer, got 1.5"),
+        (IMAGES, {"log_every": -2}, ValueError, "log_every: expected at least -1, got -2"),
     ],
-    ids=["empty", "few", "integers", "nan", "steps", "log"],
+    ids=["empty", "few", "integers", "nan", "steps", "fraction", "log"],
 )
 def test_bad_input(images, options, error, message):
     with pytest.raises(error, match=message):
