@@ -43,6 +43,7 @@ device: str = "auto"  # cpu, cuda, or auto: the GPU where there is one
 # %%
 import time
 
+import numpy as np
 import torch
 
 from grae_helpers import data, geometry, jacobians, likelihoods, losses, models
@@ -128,7 +129,7 @@ def train_linear(block_size: int | None) -> torch.Tensor:
     def objective(x: torch.Tensor) -> losses.LossTerms:
         return losses.taylor(x, encoder(x), decoder, likelihood, beta=1.0)
 
-    loop = {"steps": 1000, "batch_size": 1000, "learning_rate": 0.03}
+    loop = {"steps": 500, "batch_size": 1000, "learning_rate": 0.05}
     training.fit(objective, [encoder, decoder], simulated, **loop, seed=seed, log_every=-1)
     return geometry.covariance_and_jacobian(encoder, decoder, likelihood, simulated[:1])[1]
 
@@ -320,6 +321,15 @@ else:
 # %% mystnb={"image": {"alt": "Bars of off-block energy from the frozen run, with the families of its first configuration and dashed lines for random rotations."}, "figure": {"caption": "Off-block energy as above, from the frozen run named above the figure.", "name": "fig-off-block-energy-frozen"}}
 if frozen is not None:
     figure = plotting.off_block_energy(of_first(kept))
+
+# %% mystnb={"image": {"alt": "Pairs of square matrices from the frozen run, one pair for each configuration and block posterior."}, "figure": {"caption": "As in the paper's Fig. 2 and 7: Σ⁻¹ (left) and JᵀJ (right) of the first test image, from the frozen run, for its block posteriors. Each on its own scale.", "name": "fig-precision-jacobian-frozen"}}
+if frozen is not None:
+    panels = {}
+    for row in (row for row in frozen.tables["models"] if row["b"] > 1):
+        key = "{beta}-{d}-{b}".format(**row)
+        covariance, gram = (frozen.arrays[f"{part}-{key}"][0] for part in ("covariance", "gram"))
+        panels["β={beta}, d={d}, b={b}".format(**row)] = np.linalg.inv(covariance), gram
+    figure = plotting.precision_beside_jacobian(panels)
 
 # %%
 if frozen is not None:

@@ -96,7 +96,6 @@ def environment(book: Project, jobs: int) -> Iterator[None]:
     """A kernel that is this interpreter, whatever the user has installed; cores shared among the jobs."""
     wanted = {"JUPYTER_PATH": str(kernel(book)), "IPYTHONDIR": str(book.build / "ipython")}
     wanted["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    wanted["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # spinning starves others
     if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
         wanted["OMP_NUM_THREADS"] = str(max(1, project.cores() // jobs))
     before = {name: os.environ.get(name) for name in wanted}
