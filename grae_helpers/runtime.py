@@ -3,7 +3,6 @@
 import datetime
 import importlib
 import importlib.metadata
-import os
 import platform
 import random
 import re
@@ -238,10 +237,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def threads(maximum: int | None = None) -> int:
-    """Let torch use the cores that this process may run on (a container's, not the host's): how many."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    torch.set_num_threads(max(1, min(allowed, maximum or allowed)))
-    return torch.get_num_threads()

@@ -141,7 +141,7 @@ def test_everything_public_has_a_docstring(name):
 @pytest.mark.parametrize("name", CORE)
 def test_every_public_function_has_an_example(name):
     # What needs the machine's state has no stable output to show.
-    exempt = {"torchvision", "threads", "fit_beta_vae"}
+    exempt = {"torchvision", "fit_beta_vae"}
     parser = doctest.DocTestParser()
     functions = {k: v for k, v in public(name).items() if inspect.isfunction(v) and k not in exempt}
     assert not [k for k, v in functions.items() if not parser.get_examples(v.__doc__)]

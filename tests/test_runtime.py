@@ -157,15 +157,6 @@ def test_provenance_without_git(monkeypatch):
     assert runtime.provenance()["commit"] is None
 
 
-def test_threads_are_bounded():
-    before = torch.get_num_threads()
-    try:
-        assert runtime.threads(1) == 1 == torch.get_num_threads()
-        assert runtime.threads() >= 1
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("seed", [2**63, 2**64, 10**30])
 def test_a_seed_that_no_generator_holds_is_refused_by_name(seed):
     runtime.check_parameters(seed=2**63 - 1)
