@@ -128,7 +128,7 @@ assert printed(best) > 0
 # %%
 sizes = runtime.sizes(
     budget,
-    test={"steps": 40, "width": 1 / 32, "batch_size": 32, "learning_rate": 1e-2, "n_test": 64, "betas": [0.1, 0.4]},
+    test={"steps": 90, "width": 1 / 32, "batch_size": 32, "learning_rate": 1e-2, "n_test": 64, "betas": [0.1, 0.4]},
     book={
         "steps": 200, "width": 1 / 16, "batch_size": 64, "learning_rate": 3e-3, "n_test": 200,
         "betas": [0.1, 0.4, 1.0],
