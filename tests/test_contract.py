@@ -17,8 +17,11 @@ LEVELS = [
     ["jacobians"],
     ["losses"],
     ["training"],
-    ["identifiability", "linear_vae", "geometry", "fid"],
-    ["results", "published", "plotting", "plotting_theory"],
+    ["identifiability", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness", "geometry", "fid"],
+    [
+        "results", "published", "plotting", "plotting_theory", "plotting_latents", "plotting_dependence",
+        "plotting_uniqueness", "sliders",
+    ],
     ["sweep"],
 ]
 ORDER = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -27,9 +30,14 @@ ORDER = {name: level for level, names in enumerate(LEVELS) for name in names}
 SIDEWAYS = {
     ("models", "posteriors"), ("data", "downloads"), ("data", "folders"), ("downloads", "storage"),
     ("folders", "storage"), ("folders", "downloads"), ("data", "storage"),
-    ("plotting_theory", "plotting"),
+    ("plotting_theory", "plotting"), ("plotting_latents", "plotting"), ("plotting_dependence", "plotting"),
+    ("plotting_uniqueness", "plotting"), ("uniqueness", "identifiability"), ("uniqueness", "linear_vae"),
+    ("uniqueness", "toy_vae"), ("uniqueness", "quadrature"), ("toy_vae", "quadrature"),
 }  # fmt: skip
-CORE = ["runtime", "models", "posteriors", "likelihoods", "decoding", "jacobians", "losses", "training"]
+CORE = [
+    "runtime", "models", "posteriors", "likelihoods", "decoding", "jacobians", "losses", "training",
+    "identifiability", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness",
+]  # fmt: skip
 
 CONTRACT = {
     "posteriors.gaussian": "(mean, raw, block_size=None)",
@@ -47,6 +55,8 @@ CONTRACT = {
     "jacobians.hessian": "(decoder, likelihood, x, z)",
     "jacobians.gauss_newton": "(decoder, likelihood, x, z)",
     "jacobians.optimal_covariance": "(hessian, beta, block_size=None)",
+    "identifiability.mixing_transform": "(z, rotation, marginals)",
+    "identifiability.rotation_angle": "(latents, inferred)",
     "losses.beta_vae": "(x, posterior, decoder, likelihood, beta, *, n_samples=1)",
     "losses.taylor": "(x, posterior, decoder, likelihood, beta, *, hessian='gauss_newton')",
     "losses.grae": "(x, code, decoder, likelihood, beta, *, block_size=None, hessian='gauss_newton')",
