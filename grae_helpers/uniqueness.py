@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from grae_helpers import identifiability, linear_vae, quadrature, runtime
@@ -94,7 +95,7 @@ def measure(
         "elbo": fine,
         "quadrature_error": coarse - fine,
         "best": best_elbo(experiment, data),
-        "angle": identifiability.angle(identifiability.procrustes(data.latents.mT, inferred.mT)),
+        "angle": _angle(data.latents, inferred),
         "own_angle": own_angle(experiment, data),
     }
 
@@ -128,13 +129,20 @@ def own_angle(experiment: Experiment, data: Data) -> np.ndarray:
         weights, _ = _principal(experiment, data)
         encoder = linear_vae.encoder_weights(weights, experiment.noise**2, beta=experiment.beta)
         inferred = encoder @ (data.x - data.x.mean(-1, keepdim=True))
-        return identifiability.angle(identifiability.procrustes(data.latents.mT, inferred.mT))
+        return _angle(data.latents, inferred)
     slopes = quadrature.activate(data.weights @ data.latents, experiment.activation)[1] ** 2
     if experiment.amortized:
         return linear_vae.own_angle(slopes.mean(-1, keepdim=True).sqrt() * data.weights).numpy()
     angles = torch.linspace(-45, 45, 181, dtype=torch.float64)
     prices = torch.stack([_price(experiment, data.weights, slopes, angle) for angle in angles])
     return angles[prices.argmin(0)].numpy()
+
+
+def _angle(latents: Tensor, inferred: Tensor) -> np.ndarray:
+    """The rotation angle of each trial. Where W is so nearly singular that a latent collapses, ZMᵀ has rank one,
+    which `identifiability.procrustes` refuses; along an axis of the inferred latents the angle is still unique."""
+    left, _, right = torch.linalg.svd(latents @ inferred.mT)
+    return identifiability.angle(left @ right)
 
 
 def _price(experiment: Experiment, weights: Tensor, slopes: Tensor, degrees: Tensor) -> Tensor:
@@ -150,6 +158,35 @@ def _principal(experiment: Experiment, data: Data) -> tuple[Tensor, Tensor]:
     centred = data.x - data.x.mean(-1, keepdim=True)
     covariance = centred @ centred.mT / centred.shape[-1]
     return linear_vae.principal_weights(covariance, experiment.beta * experiment.noise**2, 2), covariance
+
+
+def difference(angle: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """angle − other in (−45, 45] degrees: 45° and −45° are the same axes.
+
+    >>> float(difference(44.0, -44.0))
+    -2.0
+    """
+    return 45 - np.mod(45 - (np.asarray(angle, dtype=float) - np.asarray(other, dtype=float)), 90)
+
+
+def spread(angles: np.ndarray) -> float:
+    """Circular standard deviation of angles with period 90°, in degrees; infinite where they cancel.
+
+    >>> round(spread([44.0, -44.0]), 3)
+    1.0
+    """
+    return float(stats.circstd(angles, high=45, low=-45))
+
+
+def uniformity(angles: np.ndarray) -> float:
+    """p-value of Rayleigh's test that angles with period 90° are uniform (Zar 1999, Eq. 27.4).
+
+    >>> uniformity(np.linspace(-45, 45, 30, endpoint=False)) > 0.99, uniformity(np.linspace(-5, 5, 30)) < 1e-6
+    (True, True)
+    """
+    turns = np.exp(4j * np.radians(angles))
+    n, length = turns.size, abs(turns.sum())
+    return float(min(1.0, np.exp(np.sqrt(1 + 4 * n + 4 * (n**2 - length**2)) - (1 + 2 * n))))
 
 
 def _place(folder: Path, experiment: Experiment, iterations: Sequence[int], *settings: dict) -> Path:
