@@ -21,6 +21,20 @@ CONFIGURATIONS = (
 """(β, d, b) of Fig. 2 and 7; the last is ours, for d = 16, which App. D lists and no figure shows."""
 
 
+UNIQUENESS = {"samples": 4_000, "repeats": 20, "long_repeats": 100}
+"""App. C: samples of x, and trials for each n below and from 10,000."""
+
+
+def uniqueness_iterations(repeats: int, long_repeats: int) -> list[int]:
+    """App. C's n for each trial of an experiment: 420 of them with 20 and 100 repeats.
+
+    >>> len(uniqueness_iterations(20, 100))
+    420
+    """
+    lengths = [100, 500, *range(1_000, 10_001, 1_000), 20_000]
+    return [n for n in lengths for _ in range(long_repeats if n >= 10_000 else repeats)]
+
+
 def relative_structure(rows: Sequence[Mapping]) -> list[dict]:
     """Each block family under its own mask, relative to rotated latents, beside the full family ("control").
 

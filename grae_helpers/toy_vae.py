@@ -15,6 +15,8 @@ from torch import Tensor
 from grae_helpers import quadrature, runtime
 
 FAMILIES = ("mean_field", "full")
+SINGULAR = 1e-7
+"""Added to |D′| in quadrature: a step of float32 can land on |D′| = 0, whose logarithm would end the trial."""
 
 Parameters = dict[str, Tensor]
 
@@ -177,7 +179,8 @@ def total(parameters, rotations, observed, nodes, weights, experiment) -> Tensor
         spread, trace, log_det = _apply(A**2, variances), variances.sum(1), variances.log().sum(1)
     else:
         spread, trace = (_product(A, factor) ** 2).sum(2), (factor**2).sum((1, 2))
-        log_det = 2 * (factor[:, 0, 0] * factor[:, 1, 1] - factor[:, 0, 1] * factor[:, 1, 0]).abs().log()
+        determinant = factor[:, 0, 0] * factor[:, 1, 1] - factor[:, 0, 1] * factor[:, 1, 0]
+        log_det = (determinant**2 + SINGULAR**2).log()
     if observed.shape[1] == 3:
         squared, norms = _of_moments(parameters, rotations, observed)
         n = observed[:, 2, 2]

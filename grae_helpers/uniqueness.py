@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from grae_helpers import identifiability, linear_vae, quadrature, runtime
@@ -95,7 +94,7 @@ def measure(
         "elbo": fine,
         "quadrature_error": coarse - fine,
         "best": best_elbo(experiment, data),
-        "angle": _angle(data.latents, inferred),
+        "angle": _angle(data.latents, inferred.nan_to_num()) + np.where(_finite(parameters), 0, np.nan),
         "own_angle": own_angle(experiment, data),
     }
 
@@ -160,35 +159,6 @@ def _principal(experiment: Experiment, data: Data) -> tuple[Tensor, Tensor]:
     return linear_vae.principal_weights(covariance, experiment.beta * experiment.noise**2, 2), covariance
 
 
-def difference(angle: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """angle − other in (−45, 45] degrees: 45° and −45° are the same axes.
-
-    >>> float(difference(44.0, -44.0))
-    -2.0
-    """
-    return 45 - np.mod(45 - (np.asarray(angle, dtype=float) - np.asarray(other, dtype=float)), 90)
-
-
-def spread(angles: np.ndarray) -> float:
-    """Circular standard deviation of angles with period 90°, in degrees; infinite where they cancel.
-
-    >>> round(spread([44.0, -44.0]), 3)
-    1.0
-    """
-    return float(stats.circstd(angles, high=45, low=-45))
-
-
-def uniformity(angles: np.ndarray) -> float:
-    """p-value of Rayleigh's test that angles with period 90° are uniform (Zar 1999, Eq. 27.4).
-
-    >>> uniformity(np.linspace(-45, 45, 30, endpoint=False)) > 0.99, uniformity(np.linspace(-5, 5, 30)) < 1e-6
-    (True, True)
-    """
-    turns = np.exp(4j * np.radians(angles))
-    n, length = turns.size, abs(turns.sum())
-    return float(min(1.0, np.exp(np.sqrt(1 + 4 * n + 4 * (n**2 - length**2)) - (1 + 2 * n))))
-
-
 def _place(folder: Path, experiment: Experiment, iterations: Sequence[int], *settings: dict) -> Path:
     """The file of a finished experiment, named by everything that decides its numbers."""
     decided = [experiment._asdict(), list(iterations), *settings]
@@ -211,13 +181,14 @@ def train(
     """Train all trials at once, each with its own schedule; parameters and rotations, in float64 on the CPU.
 
     `iterations` holds the n of each trial: learning rates 0.1, 0.01, … 1e-5 for n iterations each, all samples in
-    each step. A trial that has had its 5n leaves the batch. `block` bounds how many trials are in memory together
-    (0: all). `compiled` lets torch fuse a step, which needs a C++ compiler. With ν = identity and amortisation the
+    each step. A trial that has had its 5n leaves the batch. `block` bounds how many trials' samples are in memory
+    together (0: all). `compiled` lets torch fuse a step, which needs a C++ compiler. With ν = identity and amortisation the
     second moments replace the data. `dtype` is by default float64 for moments and float32 for samples.
     optimizer="gradient_descent" is the paper's word; it diverges at this learning rate, so Adam is the default.
     On a CPU, denormal numbers are flushed to zero meanwhile: saturated activations are full of them.
 
-    Raises ValueError for bad sizes or data that are not finite, FloatingPointError with how many trials diverged.
+    Raises ValueError for bad sizes or data that are not finite, FloatingPointError where every trial diverged. One
+    that did has parameters that are not finite, and leaves the others alone.
 
     >>> data = simulate(4, 100, "identity", seed=1)
     >>> parameters, _ = train(Experiment("identity"), data, [20, 20, 10, 5])
@@ -230,10 +201,12 @@ def train(
     linear = experiment.activation == "identity" and experiment.amortized
     observed, dtype = moments(data.x) if linear else data.x, dtype or (torch.float64 if linear else torch.float32)
     order = sorted(range(len(iterations)), key=lambda trial: -iterations[trial])
+    if compiled:
+        torch.compiler.reset()  # else the steps of earlier experiments count against the limit of recompilations
     step = torch.compile(_step) if compiled else _step
     torch.set_flush_denormal(True)
     try:
-        for rows in torch.tensor(order).split(block or len(order)):
+        for rows in torch.tensor(order).split(block if block and not linear else len(order)):
             taken = [{name: part[rows] for name, part in group.items()} for group in (parameters, rotations)]
             moved = [{name: part.to(device, dtype) for name, part in group.items()} for group in taken]
             lengths = [iterations[row] for row in rows.tolist()]
@@ -242,11 +215,14 @@ def train(
                 part[rows] = moved[0][name].to(part)
     finally:
         torch.set_flush_denormal(False)
-    diverged = ~torch.stack([part.isfinite().flatten(1).all(1) for part in parameters.values()]).all(0)
-    if diverged.any():
-        count = f"{int(diverged.sum())} of {len(diverged)}"
-        raise FloatingPointError(f"{experiment.name}, {optimizer}: {count} trials diverged")
+    if not _finite(parameters).any():
+        raise FloatingPointError(f"{experiment.name}, {optimizer}: all {len(iterations)} trials diverged")
     return parameters, rotations
+
+
+def _finite(parameters: Parameters) -> Tensor:
+    """Which trials did not diverge: [T]."""
+    return torch.stack([part.isfinite().flatten(1).all(1) for part in parameters.values()]).all(0)
 
 
 def _optimise(experiment, step, parameters, rotations, observed, lengths, seed, optimizer) -> None:

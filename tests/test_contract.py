@@ -17,7 +17,10 @@ LEVELS = [
     ["jacobians"],
     ["losses"],
     ["training"],
-    ["identifiability", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness", "geometry", "fid"],
+    [
+        "identifiability", "angles", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness", "geometry",
+        "fid",
+    ],
     [
         "results", "published", "plotting", "plotting_theory", "plotting_latents", "plotting_dependence",
         "plotting_uniqueness", "sliders",
