@@ -1,9 +1,10 @@
 """The models of K&P App. C: many β-VAEs of two latents and two outputs, trained as one batch.
 
 Data x = ν(Wz) + ε are fitted by the decoder ν(Az) + b with Gaussian noise of the true variance, held fixed. The
-posterior is N(Cx + d, Σ), or N(μ_i, Σ_i) for each sample. O₁, O₂ and O are random rotations, one set per trial, so
-that coordinates carry no preference: C = O₁C′, Σ = O₂D′D′ᵀO₂ᵀ, Σ_i = OD_i′D_i′ᵀOᵀ. Mean field uses the diagonal of
-Σ only. Trials stand in the first dimension and samples in the last.
+posterior is N(Cx + d, Σ), or N(μ_i, Σ_i) for each sample. O₁ and O₂ are random rotations, one pair per trial, so that
+coordinates carry no preference: C = O₁C′, Σ = O₂D′D′ᵀO₂ᵀ, and without amortisation μ_i = O₁μ_i′, Σ_i = O₂D_i′D_i′ᵀO₂ᵀ.
+(App. C does not turn the means: gradient descent would not notice, Adam does.) Mean field uses the diagonal of Σ only.
+Trials stand in the first dimension and samples in the last.
 """
 
 import math
@@ -103,7 +104,7 @@ def simulate(
 def initial(experiment: Experiment, trials: int, samples: int, *, seed: int = 0) -> tuple[Parameters, Parameters]:
     """Random parameters and fixed rotations: standard normal A and C′, zero offsets, and a narrow start for q.
 
-    Factors D′ and means μ_i are normal with standard deviation 0.1: the paper leaves the initial values open, and a
+    Factors D′ and means μ_i′ are normal with standard deviation 0.1: the paper leaves the initial values open, and a
     wide q begins where a saturated ν has no slope.
 
     >>> parameters, rotations = initial(Experiment("tanh", "full"), 2, 50)
@@ -117,7 +118,7 @@ def initial(experiment: Experiment, trials: int, samples: int, *, seed: int = 0)
     parameters = {
         name: torch.randn(trials, *shape, generator=generator, dtype=torch.float64) for name, shape in kinds.items()
     }
-    turned = [name for name in ("C", "D") if name in parameters]
+    turned = ["C" if experiment.amortized else "mean", "D"]
     turns = 2 * math.pi * torch.rand(len(turned), trials, generator=generator, dtype=torch.float64)
     rotations = {name: _rotation(turn) for name, turn in zip(turned, turns, strict=True)}
     for name in ("b", "d") if experiment.amortized else ("b",):
@@ -151,14 +152,14 @@ def moments(x: Tensor) -> Tensor:
 
 
 def posterior_means(parameters: Parameters, rotations: Parameters, x: Tensor) -> Tensor:
-    """The means of q: Cx + d, or the μ_i; [T, 2, n].
+    """The means of q: Cx + d, or O₁μ_i′; [T, 2, n].
 
     >>> model = Experiment("tanh", amortized=False)
     >>> posterior_means(*initial(model, 3, 50), torch.zeros(3, 2, 50)).shape
     torch.Size([3, 2, 50])
     """
     if "mean" in parameters:
-        return parameters["mean"]
+        return _apply(rotations["mean"], parameters["mean"])
     return _apply(rotations["C"] @ parameters["C"], x) + parameters["d"]
 
 

@@ -109,7 +109,7 @@ def best_elbo(experiment: Experiment, data: Data) -> np.ndarray:
     """
     if experiment.activation != "identity":
         return np.full(len(data.x), np.nan)
-    weights, covariance = _principal(experiment, data)
+    weights, covariance = principal(experiment, data)
     return linear_vae.mean_field_elbo(weights, experiment.noise**2, covariance, beta=experiment.beta).numpy()
 
 
@@ -125,7 +125,7 @@ def own_angle(experiment: Experiment, data: Data) -> np.ndarray:
     array([ True])
     """
     if experiment.activation == "identity":
-        weights, _ = _principal(experiment, data)
+        weights, _ = principal(experiment, data)
         encoder = linear_vae.encoder_weights(weights, experiment.noise**2, beta=experiment.beta)
         inferred = encoder @ (data.x - data.x.mean(-1, keepdim=True))
         return _angle(data.latents, inferred)
@@ -152,8 +152,13 @@ def _price(experiment: Experiment, weights: Tensor, slopes: Tensor, degrees: Ten
     return (experiment.beta * experiment.noise**2 + norms).log().sum(1).mean(-1)
 
 
-def _principal(experiment: Experiment, data: Data) -> tuple[Tensor, Tensor]:
-    """The optimal decoder weights of ν = identity, and the covariance of the data: [T, 2, 2] each."""
+def principal(experiment: Experiment, data: Data) -> tuple[Tensor, Tensor]:
+    """The optimal decoder weights of ν = identity, and the covariance of the data: [T, 2, 2] each.
+
+    >>> weights, covariance = principal(Experiment("identity"), simulate(1, 500, seed=1))
+    >>> bool((weights @ weights.mT + 0.0025 * torch.eye(2) - covariance).abs().max() < 1e-9)
+    True
+    """
     centred = data.x - data.x.mean(-1, keepdim=True)
     covariance = centred @ centred.mT / centred.shape[-1]
     return linear_vae.principal_weights(covariance, experiment.beta * experiment.noise**2, 2), covariance
@@ -182,10 +187,10 @@ def train(
 
     `iterations` holds the n of each trial: learning rates 0.1, 0.01, … 1e-5 for n iterations each, all samples in
     each step. A trial that has had its 5n leaves the batch. `block` bounds how many trials' samples are in memory
-    together (0: all). `compiled` lets torch fuse a step, which needs a C++ compiler. With ν = identity and amortisation the
-    second moments replace the data. `dtype` is by default float64 for moments and float32 for samples.
-    optimizer="gradient_descent" is the paper's word; it diverges at this learning rate, so Adam is the default.
-    On a CPU, denormal numbers are flushed to zero meanwhile: saturated activations are full of them.
+    together (0: all). `compiled` lets torch fuse a step, which needs a C++ compiler. With ν = identity and
+    amortisation the second moments replace the data. `dtype` is by default float64 for moments and float32 for
+    samples. optimizer="gradient_descent" is the paper's word; it diverges at this learning rate, so Adam is the
+    default. On a CPU, denormal numbers are flushed to zero meanwhile: saturated activations are full of them.
 
     Raises ValueError for bad sizes or data that are not finite, FloatingPointError where every trial diverged. One
     that did has parameters that are not finite, and leaves the others alone.

@@ -47,7 +47,7 @@ def elbo_in_the_plane(experiment, parameters, rotations, x, nodes=40):
     if experiment.amortized:
         mean = (rotations["C"] @ parameters["C"] @ x + parameters["d"]).mT
     else:
-        mean = parameters["mean"].mT
+        mean = (rotations["mean"] @ parameters["mean"]).mT
     covariance = covariances(experiment, parameters, rotations, n)
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)
     grid = np.stack(np.meshgrid(points, points), -1).reshape(-1, 2)
