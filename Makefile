@@ -1,4 +1,4 @@
-# make book    run the notebooks and build the site into _build/html   (BUDGET=test, JOBS=2, ARGS="-p beta 0.1")
+# make book    run the notebooks and build the site into _build/html   (BUDGET=test, JOBS=2, ARGS="-p seed 3")
 # make site    build the site again from the notebooks that already ran
 # make test    every test                                             (ARGS="-k jacobians")
 # make serve   the site on http://localhost:8000                      (PORT=8000)

@@ -18,7 +18,7 @@ def precision(weights: Tensor, variance: float | Tensor, *, beta: float = 1.0) -
     For β = 1 that is the true posterior N(M⁻¹Aᵀ(x − b)/σ², M⁻¹) of PPCA (K&P §3.1); for other β the density
     proportional to p(z) p(x|z)^(1/β), which maximises Eq. 2 (K&P) over all q. Shapes: weights [..., D, d],
     variance (σ², in units of x²) a number or [...]. Raises ValueError for other shapes, NaN, infinity, and a
-    variance or β that is not positive.
+    variance or β that is not positive; TypeError for what is no tensor of float32 or float64.
 
     >>> precision(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), 0.5)
     tensor([[9., 0.],
@@ -40,14 +40,21 @@ def log_likelihood(weights: Tensor, variance: float | Tensor, covariance: Tensor
     tensor(-1.4189)
     """
     weights, variance = _model(weights, variance)
-    covariance = _covariance(covariance, weights.shape[-2]).to(weights)
-    identity = torch.eye(weights.shape[-2], dtype=weights.dtype, device=weights.device)
-    factor = torch.linalg.cholesky(weights @ weights.mT + variance[..., None, None] * identity)
-    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    shape = torch.broadcast_shapes(factor.shape, covariance.shape)
-    solved = torch.cholesky_solve(covariance.expand(shape), factor.expand(shape))
-    trace = solved.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return -(weights.shape[-2] * math.log(2 * math.pi) + log_det + trace) / 2
+    covariance, (D, d) = _covariance(covariance, weights.shape[-2]).to(weights), weights.shape[-2:]
+    batch = _shape(covariance=covariance.shape[:-2], weights=weights.shape[:-2], variance=variance.shape)
+    identity = torch.eye(D, dtype=weights.dtype, device=weights.device)
+    if d < D:  # log|C| = D log σ² + log|M|, and xᵀC⁻¹x = ‖x − AKx‖²/σ² + ‖Kx‖² with the posterior's mean Kx
+        log_det = D * variance.log() + _log_det(_cholesky(precision(weights, variance)))
+        encoder = encoder_weights(weights, variance)
+        residual = identity - weights @ encoder
+        trace = ((residual @ covariance) * residual).sum((-2, -1)) / variance
+        trace = trace + ((encoder @ covariance) * encoder).sum((-2, -1))
+    else:
+        factor = _cholesky(weights @ weights.mT + variance[..., None, None] * identity)
+        log_det = _log_det(factor)
+        solved = torch.cholesky_solve(covariance.expand(*batch, D, D), factor.expand(*batch, D, D))
+        trace = solved.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return -(D * math.log(2 * math.pi) + log_det + trace) / 2
 
 
 def mean_field_deficit(weights: Tensor, variance: float | Tensor, *, beta: float = 1.0) -> Tensor:
@@ -67,7 +74,7 @@ def mean_field_deficit(weights: Tensor, variance: float | Tensor, *, beta: float
     scale = matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     correlation = scale[..., :, None] * matrix * (1 - identity) * scale[..., None, :] + identity
-    factor = torch.linalg.cholesky(correlation)
+    factor = _cholesky(correlation)
     return beta * factor.diagonal(dim1=-2, dim2=-1).reciprocal().log().sum(-1)
 
 
@@ -106,7 +113,9 @@ def principal_weights(covariance: Tensor, variance: float | Tensor, latent_dim: 
         raise ValueError(f"latent_dim: expected at most D = {covariance.shape[-1]}, got {latent_dim}")
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     top = slice(-latent_dim, None)
-    excess = eigenvalues[..., top] - _variance(variance, covariance)[..., None]
+    variance = _variance(variance, covariance)
+    _shape(covariance=covariance.shape[:-2], variance=variance.shape)
+    excess = eigenvalues[..., top] - variance[..., None]
     return (eigenvectors[..., top] * excess.clamp(min=0).sqrt()[..., None, :]).flip(-1)
 
 
@@ -125,7 +134,7 @@ def encoder_weights(weights: Tensor, variance: float | Tensor, *, beta: float = 
     transposed = (weights / (beta * variance[..., None, None])).mT
     shape = torch.broadcast_shapes(transposed.shape[:-2], matrix.shape[:-2])
     transposed = transposed.expand(*shape, *transposed.shape[-2:])
-    return torch.cholesky_solve(transposed, torch.linalg.cholesky(matrix).expand(*shape, *matrix.shape[-2:]))
+    return torch.cholesky_solve(transposed, _cholesky(matrix).expand(*shape, *matrix.shape[-2:]))
 
 
 def own_angle(weights: Tensor) -> Tensor:
@@ -143,6 +152,8 @@ def own_angle(weights: Tensor) -> Tensor:
     weights, _ = _model(weights, 1.0)
     if weights.shape[-1] != 2:
         raise ValueError(f"weights: expected [..., D, 2], got {list(weights.shape)}")
+    largest = weights.detach().abs().amax((-2, -1), keepdim=True)  # an angle has no units, and squares overflow
+    weights = weights / torch.where(largest > 0, largest, torch.ones_like(largest))
     first, second = weights.unbind(-1)
     cosine = ((first - second) * (first + second)).sum(-1)  # (WᵀW)₀₀ − (WᵀW)₁₁
     sine = 2 * (first * second).sum(-1)
@@ -159,13 +170,15 @@ def own_angle(weights: Tensor) -> Tensor:
 
 
 def _model(weights: Tensor, variance: float | Tensor) -> tuple[Tensor, Tensor]:
-    if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        raise TypeError(f"weights: expected a floating-point tensor, got {_kind(weights)}")
+    if not isinstance(weights, Tensor) or weights.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"weights: expected a tensor of float32 or float64, got {_kind(weights)}")
     if weights.ndim < 2 or 0 in weights.shape[-2:]:
         raise ValueError(f"weights: expected [..., D ≥ 1, d ≥ 1], got {list(weights.shape)}")
     if not bool(torch.isfinite(weights).all()):
         raise ValueError("weights: expected finite numbers, got NaN or infinity")
-    return weights, _variance(variance, weights)
+    variance = _variance(variance, weights)
+    _shape(weights=weights.shape[:-2], variance=variance.shape)
+    return weights, variance
 
 
 def _variance(variance: float | Tensor, like: Tensor) -> Tensor:
@@ -178,8 +191,8 @@ def _variance(variance: float | Tensor, like: Tensor) -> Tensor:
 
 
 def _covariance(covariance: Tensor, size: int | None) -> Tensor:
-    if not isinstance(covariance, Tensor) or not covariance.is_floating_point():
-        raise TypeError(f"covariance: expected a floating-point tensor, got {_kind(covariance)}")
+    if not isinstance(covariance, Tensor) or covariance.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"covariance: expected a tensor of float32 or float64, got {_kind(covariance)}")
     rows, columns = covariance.shape[-2:] if covariance.ndim >= 2 else (0, 0)
     if rows != columns or rows == 0 or rows != (size or rows):
         wanted = "D, D" if size is None else f"{size}, {size}"
@@ -193,6 +206,31 @@ def _covariance(covariance: Tensor, size: int | None) -> Tensor:
     if bool((torch.linalg.eigvalsh(matrix)[..., 0] < -tolerance).any()):
         raise ValueError("covariance: expected no negative eigenvalue, got one")
     return covariance
+
+
+def _shape(**batches: torch.Size) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(*batches.values())
+    except RuntimeError:
+        found = " and ".join(f"{list(shape)} of {name}" for name, shape in batches.items())
+        raise ValueError(f"leading dimensions: expected those of a batch, got {found}") from None
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """The factor; its squared pivots must rise above the rounding of what they were subtracted from."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    rounding = matrix.shape[-1] * torch.finfo(matrix.dtype).eps
+    pivots = factor.diagonal(dim1=-2, dim2=-1).square() > rounding * matrix.diagonal(dim1=-2, dim2=-1)
+    if bool((failed != 0).any()) or not bool(pivots.all()):
+        raise ValueError(
+            "weights and variance: expected a variance that the weights' squares do not swallow; "
+            f"I + AᵀA/σ² is singular to the rounding of {matrix.dtype}"
+        )
+    return factor
+
+
+def _log_det(factor: Tensor) -> Tensor:
+    return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 def _kind(value: object) -> str:

@@ -14,7 +14,7 @@ Rows = Mapping[str, np.ndarray]
 LEAST_GAP = 1e-9  # nats: what a float64 ELBO still tells apart
 
 
-def angle_against_elbo(panels: Mapping[str, Rows], hidden: float = 0.03) -> Figure:
+def angle_against_elbo(panels: Mapping[str, Rows], hidden: float = 0.08) -> Figure:
     """K&P Fig. 5 and 6: a row for each experiment, the angle θ left and θ − θ* right, over the ELBO.
 
     `panels` maps a title to arrays "elbo", "angle", "own_angle" and "iterations" over trials. Of each, the share

@@ -8,6 +8,8 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -16,6 +18,8 @@ import torch
 
 BUDGETS = ("test", "book", "full")
 DATASETS = ("auto", "digits", "mnist", "fashion_mnist")  # what a chapter takes; image_folder needs a path
+ACTIVATIONS = ("identity", "tanh", "sigmoid", "elu")  # ν of App. C
+FAMILIES = ("mean_field", "full")
 
 
 def device(name: str = "auto") -> torch.device:
@@ -33,9 +37,7 @@ def device(name: str = "auto") -> torch.device:
     except (RuntimeError, TypeError) as error:
         raise ValueError(f'device: expected "auto", "cpu", "cuda" or "cuda:N", got {name!r}') from error
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device: {name!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices"
-        )
+        raise ValueError(f"device: {name!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
     if found.type not in ("cpu", "cuda"):
         raise ValueError(f'device: expected "auto", "cpu" or "cuda", got {name!r}')
     return found
@@ -67,9 +69,7 @@ def sizes(budget: str, *, test: dict, book: dict, full: dict, **overrides) -> Si
     check_parameters(budget=budget)
     tables = {"test": test, "book": book, "full": full}
     if not set(test) == set(book) == set(full):
-        raise ValueError(
-            f"budgets must name the same sizes, got {[sorted(table) for table in tables.values()]}"
-        )
+        raise ValueError(f"budgets must name the same sizes, got {[sorted(table) for table in tables.values()]}")
     chosen = dict(tables[budget])
     for name, value in overrides.items():
         if name not in chosen:
@@ -113,11 +113,15 @@ def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}; got {value!r}")
 
 
-def _numbers(name: str, values: object) -> None:
+def _listed(name: str, values: object, what: str, check: Callable) -> None:
     if not isinstance(values, list | tuple):
-        raise TypeError(f"{name}: expected a list of positive numbers, got {values!r}")
+        raise TypeError(f"{name}: expected a list of {what}, got {values!r}")
     for value in values:
-        positive(name, value)
+        check(name, value)
+
+
+def _betas(name: str, values: object) -> None:
+    _listed(name, values, "positive numbers", positive)
     if len(set(values)) != len(values):
         raise ValueError(f"{name}: {values!r} holds a value twice")
 
@@ -128,21 +132,43 @@ def _seed(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected less than 2^63, which torch's generators hold, got {value}")
 
 
+def _number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+
+
+def _zero_or_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or value != 0:
+        positive(name, value)
+
+
+def _is_a(kind: type, name: str, value: object) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {'true or false' if kind is bool else 'a text'}, got {value!r}")
+
+
+_COUNTS = (
+    "block_size", "steps", "n_configurations", "n_test", "n_trials", "batch_size", "samples", "samples_unamortized",
+    "repeats", "long_repeats", "long_repeats_unamortized", "block", "restarts",
+)  # fmt: skip
 _CHECKS = {
+    **dict.fromkeys(_COUNTS, partial(integer, minimum=0)),
+    **dict.fromkeys(("latent_dim", "n_samples"), partial(integer, minimum=1)),
+    **dict.fromkeys(("width", "learning_rate", "noise"), _zero_or_positive),
+    **dict.fromkeys(("compiled", "amortized", "reflect"), partial(_is_a, bool)),
     "beta": positive,
-    "betas": _numbers,
-    "width": lambda name, value: value == 0 or positive(name, value),
-    "learning_rate": lambda name, value: value == 0 or positive(name, value),
-    "latent_dim": lambda name, value: integer(name, value, 1),
-    "block_size": lambda name, value: integer(name, value, 0),
-    "steps": lambda name, value: integer(name, value, 0),
-    "n_configurations": lambda name, value: integer(name, value, 0),
-    "n_samples": lambda name, value: integer(name, value, 1),
-    "n_test": lambda name, value: integer(name, value, 0),
-    "batch_size": lambda name, value: integer(name, value, 0),
+    "betas": _betas,
+    "iterations": partial(_listed, what="integers", check=partial(integer, minimum=1)),
+    "activations": partial(_listed, what="activations", check=partial(_one_of, choices=ACTIVATIONS)),
+    "angle_degrees": _number,
     "seed": _seed,
-    "budget": lambda name, value: _one_of(name, value, BUDGETS),
-    "dataset": lambda name, value: _one_of(name, value, DATASETS),
+    "budget": partial(_one_of, choices=BUDGETS),
+    "dataset": partial(_one_of, choices=DATASETS),
+    "activation": partial(_one_of, choices=ACTIVATIONS),
+    "family": partial(_one_of, choices=FAMILIES),
+    "folder": partial(_is_a, str),
     "device": lambda name, value: device(value),
 }
 
@@ -150,10 +176,11 @@ _CHECKS = {
 def check_parameters(**parameters) -> None:
     """Refuse a notebook's parameters that cannot be right, before any cell has run.
 
-    `beta` and `betas` are positive and finite; `latent_dim` and `n_samples` at least 1; `seed` at least 0;
-    `block_size` from 0 (one block, the full matrix) to `latent_dim`; `steps`, `n_test`, `batch_size`,
-    `learning_rate` and `width` 0 (the budget's own) or more. Names without a rule pass. Raises TypeError or
-    ValueError with the name, what was expected and what came.
+    `beta` and `betas` are positive and finite; `latent_dim`, `n_samples` and each of `iterations` at least 1;
+    `seed` at least 0; `block_size` from 0 (one block, the full matrix) to `latent_dim`; other sizes, such as `steps`
+    or `n_trials`, with `learning_rate`, `width` and `noise`, 0 (the budget's own) or more; `angle_degrees` any finite
+    number; choices are one of the names known. Names without a rule pass. Raises TypeError or ValueError with the
+    name, what was expected and what came.
 
     >>> check_parameters(beta=0.5, latent_dim=8, block_size=2)
     >>> check_parameters(beta=float("nan"))
@@ -183,9 +210,7 @@ def torchvision() -> ModuleType:
             missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
             if missing is None:
                 raise
-            torch.library.define(
-                f"torchvision::{missing[1]}", "(Tensor dets, Tensor scores, float iou) -> Tensor"
-            )
+            torch.library.define(f"torchvision::{missing[1]}", "(Tensor dets, Tensor scores, float iou) -> Tensor")
             for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
                 del sys.modules[name]
     raise ImportError("torchvision still fails to import after 20 missing operators were defined")

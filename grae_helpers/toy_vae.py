@@ -1,10 +1,10 @@
 """The models of K&P App. C: many β-VAEs of two latents and two outputs, trained as one batch.
 
 Data x = ν(Wz) + ε are fitted by the decoder ν(Az) + b with Gaussian noise of the true variance, held fixed. The
-posterior is N(Cx + d, Σ), or N(μ_i, Σ_i) for each sample. O₁ and O₂ are random rotations, one pair per trial, so that
-coordinates carry no preference: C = O₁C′, Σ = O₂D′D′ᵀO₂ᵀ, and without amortisation μ_i = O₁μ_i′, Σ_i = O₂D_i′D_i′ᵀO₂ᵀ.
-(App. C does not turn the means: gradient descent would not notice, Adam does.) Mean field uses the diagonal of Σ only.
-Trials stand in the first dimension and samples in the last.
+posterior is N(Cx + d, Σ), or N(μ_i, Σ_i) for each sample. O₁ and O₂ are random rotations, one pair per trial, so
+that coordinates carry no preference: C = O₁C′ and Σ = O₂D′D′ᵀO₂ᵀ, or μ_i = O₁μ_i′ and Σ_i = O₂D_i′D_i′ᵀO₂ᵀ. (App. C
+does not turn the means: gradient descent would not notice, Adam does.) Mean field uses the diagonal of Σ only. Trials
+stand in the first dimension and samples in the last.
 """
 
 import math

@@ -18,8 +18,8 @@ LEVELS = [
     ["losses"],
     ["training"],
     [
-        "identifiability", "angles", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness", "geometry",
-        "fid",
+        "priors", "identifiability", "angles", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness",
+        "geometry", "fid",
     ],
     [
         "results", "published", "plotting", "plotting_theory", "plotting_latents", "plotting_dependence",
@@ -36,10 +36,11 @@ SIDEWAYS = {
     ("plotting_theory", "plotting"), ("plotting_latents", "plotting"), ("plotting_dependence", "plotting"),
     ("plotting_uniqueness", "plotting"), ("uniqueness", "identifiability"), ("uniqueness", "linear_vae"),
     ("uniqueness", "toy_vae"), ("uniqueness", "quadrature"), ("toy_vae", "quadrature"),
+    ("identifiability", "priors"),
 }  # fmt: skip
 CORE = [
     "runtime", "models", "posteriors", "likelihoods", "decoding", "jacobians", "losses", "training",
-    "identifiability", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness",
+    "priors", "identifiability", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness",
 ]  # fmt: skip
 
 CONTRACT = {

@@ -8,9 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
-from grae_helpers import data, folders, geometry, jacobians, likelihoods, losses, posteriors
+from grae_helpers import (
+    data,
+    folders,
+    geometry,
+    identifiability,
+    jacobians,
+    likelihoods,
+    linear_vae,
+    losses,
+    posteriors,
+)
 from tools import run_notebooks
 from tools.project import ROOT, Project, ToolError
 
@@ -140,7 +151,11 @@ def scene():
     names["jacobian"] = jacobians.jacobian(decoder, z)
     names["gauss_newton"] = jacobians.gauss_newton(decoder, likelihood, x, z)
     names["covariance"] = posteriors.covariance(posterior)
-    modules = [torch, geometry, jacobians, losses, posteriors]
+    names["rotation"] = torch.linalg.qr(torch.randn(d, d)).Q
+    names["marginals"] = [stats.norm(), stats.laplace(), stats.logistic(), stats.norm()]
+    names |= {"weights": torch.randn(D, 2), "latents": torch.randn(9, 2), "inferred": torch.randn(9, 2)}
+    names["activation"] = "tanh"
+    modules = [torch, geometry, identifiability, jacobians, linear_vae, losses, posteriors]
     return sizes | names | {module.__name__.rpartition(".")[2]: module for module in modules}
 
 
@@ -148,7 +163,7 @@ def scene():
 def test_a_symbol_has_its_name_and_shape(expression, shape, scene):
     value = eval(expression, dict(scene))
     sizes = re.search(r"\[([\w, ]+)\]", shape)
-    expected = tuple(scene[name] for name in sizes[1].split(", ")) if sizes else ()
+    expected = tuple(scene.get(name) or int(name) for name in sizes[1].split(", ")) if sizes else ()
     if shape.startswith("event"):
         assert tuple(value.event_shape) == expected
     elif sizes:

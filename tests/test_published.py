@@ -61,3 +61,35 @@ def test_objective_verdicts():
 def test_configurations_fit_the_models():
     for beta, d, b in published.CONFIGURATIONS:
         assert beta > 0 and models.mnist_encoder(d, width=1 / 64, block_size=b).block_size == b
+
+
+def study(spread: dict[str, list[float]]) -> dict[str, dict[str, np.ndarray]]:
+    """Two experiments with n = 10, 100, 1000: θ − θ* normal with the given standard deviation for each n."""
+    random, lengths = np.random.default_rng(0), np.repeat([10, 100, 1000], 40)
+    own = random.uniform(-45, 45, len(lengths))
+    found = {}
+    for family, deviations in spread.items():
+        angle = own + np.repeat(deviations, 40) * random.normal(size=len(lengths))
+        found[f"tanh.{family}.amortized"] = {"iterations": lengths, "angle": angle, "own_angle": own}
+    return found
+
+
+def test_uniqueness_is_seen_where_it_is_and_not_where_it_is_not():
+    wide, narrow = [200.0, 200.0, 200.0], [200.0, 5.0, 1.0]
+    cases = [(narrow, wide, "holds"), (wide, wide, "not seen"), (narrow, narrow, "not seen")]
+    for mean_field, full, verdict in [*cases, ([1.0, 5.0, 5.0], wide, "not seen")]:
+        rows = published.uniqueness_verdicts(study({"mean_field": mean_field, "full": full}))
+        assert [row["verdict"] for row in rows] == [verdict]
+        assert (rows[0]["ν"], rows[0]["inference"]) == ("tanh", "amortized")
+
+
+def test_a_trial_that_diverged_is_left_out():
+    found = study({"mean_field": [200.0, 5.0, 1.0], "full": [200.0, 200.0, 200.0]})
+    found["tanh.mean_field.amortized"]["angle"][-1] = np.nan
+    assert published.uniqueness_verdicts(found)[0]["verdict"] == "holds"
+
+
+def test_the_papers_schedule():
+    lengths = published.trials(published.UNIQUENESS["iterations"], 20, 100)
+    assert len(lengths) == 420 and sum(n >= 10_000 for n in lengths) == 200
+    assert sorted(set(lengths)) == [100, 500, *range(1000, 10_001, 1000), 20_000]

@@ -66,7 +66,7 @@ def test_the_elbo_against_quadrature_over_the_plane(experiment):
     data = toy_vae.simulate(3, 7, experiment.activation, noise=experiment.noise, seed=2)
     start = parameters(experiment, data)
     found = toy_vae.elbo(experiment, *start, data.x)
-    tolerance = 5e-3 if experiment.activation == "elu" else 1e-8  # elu's kink, in both rules
+    tolerance = 5e-3 if experiment.activation == "elu" else 1e-7  # elu's kink, in both rules
     np.testing.assert_allclose(found, elbo_in_the_plane(experiment, *start, data.x), rtol=tolerance)
 
 

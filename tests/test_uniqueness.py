@@ -63,7 +63,7 @@ def test_the_batch_is_the_plain_loop_over_trials(experiment):
         expected = plain(experiment, data.x[trial].T, n, *alone)
         for name, part in expected.items():
             for batched in found:
-                torch.testing.assert_close(batched[name][trial], part.detach(), rtol=1e-7, atol=1e-7)
+                torch.testing.assert_close(batched[name][trial], part.detach(), rtol=1e-5, atol=3e-6)
 
 
 def test_learning_rates_fall_by_ten_after_every_n_steps(monkeypatch):
@@ -78,15 +78,14 @@ def test_learning_rates_fall_by_ten_after_every_n_steps(monkeypatch):
 
 
 @pytest.mark.parametrize("family", toy_vae.FAMILIES)
-@pytest.mark.parametrize("beta", [1.0, 0.5])
-def test_linear_runs_reach_the_closed_form_optimum(family, beta):
+def test_linear_runs_reach_the_closed_form_optimum(family):
     """Mean field at the angle of the data's second moments; the full covariance at the same ELBO, anywhere."""
-    experiment = Experiment("identity", family, beta=beta, noise=0.5)
+    experiment = Experiment("identity", family, noise=0.5)
     rows = uniqueness.study(experiment, [800] * 40, samples=300, seed=3)
     assert (rows["best"] - rows["elbo"] > -1e-9).all()
     # 4,000 steps are too few where W is nearly singular, or its singular values nearly equal
     values = np.linalg.svd(rows["weights"], compute_uv=False)
-    easy = (values[:, 1] > 0.8) & (values[:, 0] > 1.5 * values[:, 1])
+    easy = (values[:, 1] > 0.6) & (values[:, 0] > 1.3 * values[:, 1])
     assert easy.sum() >= 20
     rows = {name: value[easy] for name, value in rows.items() if len(value) == 40}
     assert np.mean(rows["best"] - rows["elbo"] < 1e-3) >= 0.95
@@ -98,11 +97,13 @@ def test_linear_runs_reach_the_closed_form_optimum(family, beta):
         assert angles.spread(rows["angle"]) > 15
 
 
-def test_no_parameters_do_better_than_the_closed_form():
-    experiment = Experiment("identity", "full", noise=0.3)
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_no_parameters_do_better_than_the_closed_form(beta):
+    experiment = Experiment("identity", "full", beta=beta, noise=0.3)
     data = simulate(1, 200, noise=0.3, seed=4)
     parameters, rotations = uniqueness.train(experiment, data, [300], seed=1)
     best = uniqueness.best_elbo(experiment, data)
+    assert 0 <= best - toy_vae.elbo(experiment, parameters, rotations, data.x).numpy() < 1e-2
     generator = torch.Generator().manual_seed(0)
     for scale in (0.3, 0.03, 0.003):
         for _ in range(50):
