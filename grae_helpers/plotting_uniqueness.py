@@ -37,8 +37,9 @@ def angle_against_elbo(panels: Mapping[str, Rows], hidden: float = 0.08) -> Figu
             axis.set_title(f"{title}: {name}", fontsize=10.5)
             axis.set(ylim=(-48, 48), yticks=(-45, 0, 45))
         finite = rows["elbo"][np.isfinite(rows["elbo"])]
-        low, high = np.quantile(finite, hidden), finite.max()
-        left.set_xlim(low - 0.03 * (high - low), high + 0.05 * (high - low) + 1e-6)
+        if finite.size:
+            low, high = np.quantile(finite, hidden), finite.max()
+            left.set_xlim(low - 0.03 * (high - low), high + 0.05 * (high - low) + 1e-6)
         left.set_ylabel("angle (degrees)")
     for axis in axes[-1]:
         axis.set_xlabel("ELBO (nats per sample)")
@@ -53,7 +54,8 @@ def known_answer(families: Mapping[str, Rows]) -> Figure:
     for i, (family, rows) in enumerate(families.items()):
         gap = np.maximum(rows["best"] - rows["elbo"], LEAST_GAP)
         distance = angles.difference(rows["angle"], rows["own_angle"])
-        axis.plot(gap, distance, MARKERS[i], color=PALETTE[i], ms=4.5, alpha=0.6, label=family)
+        style = {"color": PALETTE[i], "ms": 4.5, "alpha": 0.6, "zorder": 3 - i}  # the first family on top
+        axis.plot(gap, distance, MARKERS[i], label=family, **style)
     axis.axvline(1e-3, color="black", ls=":", lw=1)
     axis.set_xscale("log")
     axis.invert_xaxis()

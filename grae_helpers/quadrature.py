@@ -38,12 +38,17 @@ def activate(u: Tensor, activation: str) -> tuple[Tensor, Tensor]:
 def gauss_hermite(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Nodes and weights for E f(ξ), ξ ~ N(0, 1): Σ w f(ξ) is exact for polynomials up to degree 2·nodes − 1.
 
+    Raises ValueError for fewer than 1 node, and for so many (some 370) that numpy's recurrence overflows.
+
     >>> points, weights = gauss_hermite(3)
     >>> round(sum(w * x**4 for x, w in zip(points, weights)), 12)
     3.0
     """
     runtime.integer("nodes", nodes, 1)
-    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    with np.errstate(all="ignore"):
+        points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    if not (np.isfinite(weights).all() and np.isfinite(points).all()):
+        raise ValueError(f"nodes: expected at most some 370, where double precision ends, got {nodes}")
     return tuple(points.tolist()), tuple((weights / weights.sum()).tolist())
 
 

@@ -151,7 +151,7 @@ def _is_a(kind: type, name: str, value: object) -> None:
 
 _COUNTS = (
     "block_size", "steps", "n_configurations", "n_test", "n_trials", "batch_size", "samples", "samples_unamortized",
-    "repeats", "long_repeats", "long_repeats_unamortized", "block", "restarts",
+    "repeats", "long_repeats", "long_repeats_unamortized", "block", "restarts", "restart_iterations",
 )  # fmt: skip
 _CHECKS = {
     **dict.fromkeys(_COUNTS, partial(integer, minimum=0)),

@@ -78,7 +78,7 @@ def simulate(
     W has standard normal entries, its columns scaled to the norms 2 and 1; columns="orthogonal" turns the second
     at a right angle to the first. shared=True gives all trials the same W, z and ε.
 
-    Raises ValueError for fewer than 1 trial or 2 samples, and for an unknown activation or kind of columns.
+    Raises ValueError for fewer than 1 trial or 2 samples, a bad seed, and an unknown activation or kind of columns.
 
     >>> data = simulate(3, 50, "tanh", seed=1)
     >>> data.x.shape, data.weights.norm(dim=1)[0].tolist()
@@ -89,6 +89,7 @@ def simulate(
     runtime.positive("noise", noise)
     one_of("activation", activation, quadrature.ACTIVATIONS)
     one_of("columns", columns, ("random", "orthogonal"))
+    runtime.check_parameters(seed=seed)
     generator = torch.Generator().manual_seed(seed)
     count = 1 if shared else trials
     normal = [torch.randn(count, 2, k, generator=generator, dtype=torch.float64) for k in (2, samples, samples)]
@@ -111,6 +112,7 @@ def initial(experiment: Experiment, trials: int, samples: int, *, seed: int = 0)
     >>> sorted(parameters), sorted(rotations)
     (['A', 'C', 'D', 'b', 'd'], ['C', 'D'])
     """
+    runtime.check_parameters(seed=seed)
     generator = torch.Generator().manual_seed(seed)
     kinds = {"A": (2, 2), "D": (2, 2, 1), "C": (2, 2)}
     if not experiment.amortized:
@@ -138,6 +140,7 @@ def elbo(experiment: Experiment, parameters: Parameters, rotations: Parameters, 
     >>> elbo(model, *initial(model, 3, 50), data.x).shape
     torch.Size([3])
     """
+    check(experiment)
     return total(parameters, rotations, x, *rule(nodes, x), experiment) / x.shape[-1]
 
 
@@ -238,6 +241,34 @@ def rule(nodes: int, like: Tensor, monte_carlo: bool = False, generator: torch.G
 def _rotation(radians: Tensor) -> Tensor:
     cosine, sine = radians.cos(), radians.sin()
     return torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], -2)
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse, by name, an experiment that cannot be run: ValueError or TypeError.
+
+    >>> check(Experiment("elu", "full"))
+    """
+    one_of("activation", experiment.activation, quadrature.ACTIVATIONS)
+    one_of("family", experiment.family, FAMILIES)
+    for name in ("amortized", "monte_carlo"):
+        if not isinstance(value := getattr(experiment, name), bool):
+            raise TypeError(f"{name}: expected true or false, got {value!r}")
+    runtime.positive("beta", experiment.beta)
+    runtime.positive("noise", experiment.noise)
+    runtime.integer("nodes", experiment.nodes, 0)
+
+
+def check_data(data: Data) -> None:
+    """Refuse, by name, data whose shapes do not belong together: ValueError.
+
+    >>> check_data(simulate(3, 50))
+    """
+    shape = list(data.x.shape)
+    if data.x.ndim != 3 or shape[1] != 2 or 0 in shape:
+        raise ValueError(f"data.x: expected [trials, 2, samples], got {shape}")
+    for name, wanted in (("latents", shape), ("weights", [shape[0], 2, 2])):
+        if (found := list(getattr(data, name).shape)) != wanted:
+            raise ValueError(f"data.{name}: expected {wanted} beside an x of {shape}, got {found}")
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

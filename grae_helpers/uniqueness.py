@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,24 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grae_helpers import identifiability, linear_vae, quadrature, runtime
+from grae_helpers import identifiability, linear_vae, quadrature, runtime, toy_vae
 from grae_helpers.toy_vae import (
-    FAMILIES,
     Data,
     Experiment,
     Parameters,
     elbo,
     initial,
-    moments,
-    one_of,
-    posterior_means,
-    rule,
     simulate,
     total,
 )
 
 RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 DECAY = (0.9, 0.999)
+COLUMNS = ("iterations", "elbo", "quadrature_error", "best", "angle", "own_angle", "weights", "seconds")
 
 
 def study(
@@ -49,7 +47,8 @@ def study(
     ν = identity), "quadrature_error" (training's ELBO less the fine one), "weights" W [T, 2, 2], "seconds" [1].
 
     `training` goes to `train`; other arguments are those of `simulate`. With a `folder`, a finished experiment is
-    kept there and found again, so that an interrupted study goes on where it stopped.
+    kept there and found again, so that an interrupted study goes on where it stopped. A file that cannot be read is
+    made anew, with a warning. Raises OSError, before any training, for a folder that cannot be written to.
 
     >>> rows = study(Experiment("identity"), [30, 20], samples=100)
     >>> rows["angle"].shape, bool((rows["elbo"] < rows["best"]).all())
@@ -57,17 +56,14 @@ def study(
     """
     simulated = {"samples": samples, "columns": columns, "shared": shared, "seed": seed}
     path = folder and _place(Path(folder), experiment, iterations, simulated, training)
-    if path and path.is_file():
-        with np.load(path) as kept:
-            return dict(kept)
+    if path and (kept := _kept(path)):
+        return kept
     start = time.perf_counter()
-    noise, trials = experiment.noise, len(iterations)
-    data = simulate(trials, samples, experiment.activation, noise=noise, columns=columns, shared=shared, seed=seed)
+    data = simulate(len(iterations), activation=experiment.activation, noise=experiment.noise, **simulated)
     parameters, rotations = train(experiment, data, iterations, seed=seed + 1, **training)
     rows = {"iterations": np.asarray(iterations)} | measure(experiment, data, parameters, rotations)
     rows |= {"weights": data.weights.numpy(), "seconds": np.array([time.perf_counter() - start])}
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.stem}.{os.getpid()}.npz")
         np.savez(partial, **rows)
         partial.replace(path)
@@ -83,18 +79,20 @@ def measure(
     >>> sorted(measure(model, data, *initial(model, 3, 50)))
     ['angle', 'best', 'elbo', 'own_angle', 'quadrature_error']
     """
+    toy_vae.check_data(data)
+    data = Data(*(part.double() for part in data))
     found = {64: [], experiment.points: []}
     for row in range(len(data.x)):
         one = [{name: part[row : row + 1] for name, part in group.items()} for group in (parameters, rotations)]
         for nodes, values in found.items():
             values.append(elbo(experiment, *one, data.x[row : row + 1], nodes))
-    fine, coarse = (torch.cat(found[nodes]).numpy() for nodes in (64, experiment.points))
-    inferred = posterior_means(parameters, rotations, data.x)
+    fine, coarse = (torch.cat(found[nodes]) for nodes in (64, experiment.points))
+    inferred = toy_vae.posterior_means(parameters, rotations, data.x)
     return {
-        "elbo": fine,
-        "quadrature_error": coarse - fine,
+        "elbo": fine.numpy(),
+        "quadrature_error": (coarse - fine).numpy(),
         "best": best_elbo(experiment, data),
-        "angle": _angle(data.latents, inferred.nan_to_num()) + np.where(_finite(parameters), 0, np.nan),
+        "angle": _angle(data.latents, inferred.nan_to_num(0, 0, 0)) + np.where(_finite(parameters), 0, np.nan),
         "own_angle": own_angle(experiment, data),
     }
 
@@ -119,11 +117,13 @@ def own_angle(experiment: Experiment, data: Data) -> np.ndarray:
     ν = identity: exact, from the second moments of x and z. Other ν: of all decoders ν(WR(θ)z), which have one
     likelihood, the one with the least price of mean field, Σ_k log(1 + ‖J_k‖²/βσ²), J = diag(ν′)WR(θ) (K&P Eq. 14);
     one covariance for all samples makes it the price of their mean ‖J_k‖². That is the leading order for small noise.
+    NaN where the optimum infers nothing: at a β so great that both latents collapse.
 
     >>> data = simulate(1, 500, seed=1)
     >>> abs(own_angle(Experiment("identity"), data) - linear_vae.own_angle(data.weights).numpy()) < 2
     array([ True])
     """
+    toy_vae.check_data(data)
     if experiment.activation == "identity":
         weights, _ = principal(experiment, data)
         encoder = linear_vae.encoder_weights(weights, experiment.noise**2, beta=experiment.beta)
@@ -132,16 +132,17 @@ def own_angle(experiment: Experiment, data: Data) -> np.ndarray:
     slopes = quadrature.activate(data.weights @ data.latents, experiment.activation)[1] ** 2
     if experiment.amortized:
         return linear_vae.own_angle(slopes.mean(-1, keepdim=True).sqrt() * data.weights).numpy()
-    angles = torch.linspace(-45, 45, 181, dtype=torch.float64)
+    angles = torch.linspace(45, -44.5, 180, dtype=torch.float64)
     prices = torch.stack([_price(experiment, data.weights, slopes, angle) for angle in angles])
     return angles[prices.argmin(0)].numpy()
 
 
 def _angle(latents: Tensor, inferred: Tensor) -> np.ndarray:
     """The rotation angle of each trial. Where W is so nearly singular that a latent collapses, ZMᵀ has rank one,
-    which `identifiability.procrustes` refuses; along an axis of the inferred latents the angle is still unique."""
-    left, _, right = torch.linalg.svd(latents @ inferred.mT)
-    return identifiability.angle(left @ right)
+    which `identifiability.procrustes` refuses; along an axis of the inferred latents the angle is still unique.
+    Where nothing at all is inferred there is none: NaN."""
+    left, values, right = torch.linalg.svd(latents @ inferred.mT)
+    return np.where(values[:, 0] > 0, identifiability.angle(left @ right), np.nan)
 
 
 def _price(experiment: Experiment, weights: Tensor, slopes: Tensor, degrees: Tensor) -> Tensor:
@@ -171,6 +172,21 @@ def _place(folder: Path, experiment: Experiment, iterations: Sequence[int], *set
     return folder / f"{experiment.name}-{digest[:12]}.npz"
 
 
+def _kept(path: Path) -> dict[str, np.ndarray] | None:
+    """A finished experiment; None where there is none yet. Its folder is made, and tried out, in that case."""
+    if path.exists():
+        try:
+            with path.open("rb") as file, np.load(file) as kept:
+                return {name: kept[name] for name in COLUMNS}
+        except OSError:
+            raise
+        except Exception as error:  # numpy and zipfile have many for a file that was cut short
+            warnings.warn(f"{path}: not a finished experiment ({error}), so it is trained anew", stacklevel=3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path.parent).close()
+    return None
+
+
 def train(
     experiment: Experiment,
     data: Data,
@@ -192,8 +208,8 @@ def train(
     samples. optimizer="gradient_descent" is the paper's word; it diverges at this learning rate, so Adam is the
     default. On a CPU, denormal numbers are flushed to zero meanwhile: saturated activations are full of them.
 
-    Raises ValueError for bad sizes or data that are not finite, FloatingPointError where every trial diverged. One
-    that did has parameters that are not finite, and leaves the others alone.
+    Raises ValueError for bad sizes, data that are not finite and a device that is not there, FloatingPointError where
+    every trial diverged. One that did has parameters that are not finite, and leaves the others alone.
 
     >>> data = simulate(4, 100, "identity", seed=1)
     >>> parameters, _ = train(Experiment("identity"), data, [20, 20, 10, 5])
@@ -201,21 +217,26 @@ def train(
     torch.Size([4, 2, 2])
     """
     _check(experiment, data, iterations, block)
-    one_of("optimizer", optimizer, ("adam", "gradient_descent"))
+    toy_vae.one_of("optimizer", optimizer, ("adam", "gradient_descent"))
+    if dtype not in (None, torch.float32, torch.float64):
+        raise ValueError(f"dtype: expected torch.float32 or torch.float64, got {dtype!r}")
+    device = runtime.device(str(device))
     parameters, rotations = initial(experiment, *data.x[:, 0].shape, seed=seed)
     linear = experiment.activation == "identity" and experiment.amortized
-    observed, dtype = moments(data.x) if linear else data.x, dtype or (torch.float64 if linear else torch.float32)
+    observed = toy_vae.moments(data.x) if linear else data.x
+    dtype = dtype or (torch.float64 if linear else torch.float32)
     order = sorted(range(len(iterations)), key=lambda trial: -iterations[trial])
     if compiled:
         torch.compiler.reset()  # else the steps of earlier experiments count against the limit of recompilations
     step = torch.compile(_step) if compiled else _step
+    generator = torch.Generator(device).manual_seed(seed)
     torch.set_flush_denormal(True)
     try:
         for rows in torch.tensor(order).split(block if block and not linear else len(order)):
             taken = [{name: part[rows] for name, part in group.items()} for group in (parameters, rotations)]
             moved = [{name: part.to(device, dtype) for name, part in group.items()} for group in taken]
             lengths = [iterations[row] for row in rows.tolist()]
-            _optimise(experiment, step, *moved, observed[rows].to(device, dtype), lengths, seed, optimizer)
+            _optimise(experiment, step, *moved, observed[rows].to(device, dtype), lengths, generator, optimizer)
             for name, part in parameters.items():
                 part[rows] = moved[0][name].to(part)
     finally:
@@ -230,12 +251,11 @@ def _finite(parameters: Parameters) -> Tensor:
     return torch.stack([part.isfinite().flatten(1).all(1) for part in parameters.values()]).all(0)
 
 
-def _optimise(experiment, step, parameters, rotations, observed, lengths, seed, optimizer) -> None:
+def _optimise(experiment, step, parameters, rotations, observed, lengths, generator, optimizer) -> None:
     """Run the schedules of trials sorted by falling length, in place."""
     where, dtype = observed.device, observed.dtype
     averages = [{name: torch.zeros_like(part) for name, part in parameters.items()} for _ in DECAY]
     time, done = torch.zeros((), device=where, dtype=dtype), 0
-    generator = torch.Generator(where).manual_seed(seed)
     lengths = torch.tensor(lengths)
     rates = torch.tensor([*RATES, 0.0], dtype=torch.float64)
     for end in sorted({k * n for n in lengths.tolist() for k in range(1, len(RATES) + 1)}):
@@ -244,7 +264,7 @@ def _optimise(experiment, step, parameters, rotations, observed, lengths, seed, 
         groups = (parameters, *averages, rotations)
         views = [{name: part[:active] for name, part in group.items()} for group in groups]
         for _ in range(end - done):
-            points = rule(experiment.points, observed[:active], experiment.monte_carlo, generator)
+            points = toy_vae.rule(experiment.points, observed[:active], experiment.monte_carlo, generator)
             step(*views, observed[:active], *points, rate, time, experiment, optimizer == "adam")
         done = end
 
@@ -269,13 +289,9 @@ def _step(parameters, first, second, rotations, observed, nodes, weights, rate, 
 
 
 def _check(experiment: Experiment, data: Data, iterations: Sequence[int], block: int) -> None:
-    one_of("activation", experiment.activation, quadrature.ACTIVATIONS)
-    one_of("family", experiment.family, FAMILIES)
-    runtime.positive("beta", experiment.beta)
-    runtime.positive("noise", experiment.noise)
+    toy_vae.check(experiment)
     runtime.integer("block", block, 0)
-    if data.x.ndim != 3 or data.x.shape[1] != 2:
-        raise ValueError(f"data.x: expected [trials, 2, samples], got {list(data.x.shape)}")
+    toy_vae.check_data(data)
     if not data.x.isfinite().all():
         raise ValueError("data.x: expected finite samples, got NaN or infinity")
     if len(iterations) != len(data.x):

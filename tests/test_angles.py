@@ -1,6 +1,10 @@
 """Angles with a period of 90 degrees."""
 
+import math
+import warnings
+
 import numpy as np
+import pytest
 from scipy import stats
 
 from grae_helpers import angles
@@ -15,3 +19,10 @@ def test_difference_spread_and_uniformity():
     values = np.array([angles.uniformity(generator.uniform(-45, 45, 40)) for _ in range(2000)])
     assert stats.kstest(values, "uniform").pvalue > 1e-3
     assert angles.uniformity(generator.normal(44, 5, 40)) < 1e-6
+
+
+@pytest.mark.parametrize("values", [[], [1.0, np.nan, 2.0]])
+def test_no_angle_is_no_evidence(values):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(angles.spread(values)) and math.isnan(angles.uniformity(np.array(values)))

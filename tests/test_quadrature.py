@@ -102,5 +102,7 @@ def test_bad_input():
         quadrature.activate(torch.zeros(1), "relu")
     with pytest.raises(ValueError, match="nodes: expected at least 1, got 0"):
         quadrature.gauss_hermite(0)
+    with pytest.raises(ValueError, match="nodes: expected at most some 370, where double precision ends, got 400"):
+        quadrature.gauss_hermite(400)
     with pytest.raises(ValueError, match="zip"):
         quadrature.expected_squared_error(*torch.zeros(3, 1, 1), (0.0, 1.0), (1.0,), "tanh")

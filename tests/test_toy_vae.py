@@ -140,3 +140,37 @@ def test_bad_input():
         toy_vae.simulate(1, 10, noise=float("nan"))
     with pytest.raises(ValueError, match="columns: expected one of random, orthogonal; got 'equal'"):
         toy_vae.simulate(1, 10, columns="equal")
+    for bad, kind in (("1", TypeError), (-1, ValueError)):
+        with pytest.raises(kind, match="seed: expected"):
+            toy_vae.simulate(1, 10, seed=bad)
+        with pytest.raises(kind, match="seed: expected"):
+            toy_vae.initial(Experiment(), 1, 10, seed=bad)
+
+
+def test_bad_experiments():
+    data = toy_vae.simulate(1, 5)
+    start = toy_vae.initial(Experiment(), 1, 5)
+    for experiment, kind, message in [
+        (Experiment("relu"), ValueError, "activation: expected one of"),
+        (Experiment(family="diagonal"), ValueError, "family: expected one of mean_field, full; got 'diagonal'"),
+        (Experiment(amortized="no"), TypeError, "amortized: expected true or false, got 'no'"),
+        (Experiment(monte_carlo=1), TypeError, "monte_carlo: expected true or false, got 1"),
+        (Experiment(beta=-1.0), ValueError, "beta: expected a positive"),
+        (Experiment(noise="0.1"), TypeError, "noise: expected a positive number"),
+        (Experiment(nodes=-1), ValueError, "nodes: expected at least 0, got -1"),
+    ]:
+        with pytest.raises(kind, match=message):
+            toy_vae.elbo(experiment, *start, data.x)
+
+
+def test_data_that_do_not_belong_together():
+    data = toy_vae.simulate(2, 5)
+    toy_vae.check_data(data)
+    for changed, message in [
+        ({"latents": data.latents[..., :4]}, r"data.latents: expected \[2, 2, 5\] beside an x of .* got \[2, 2, 4\]"),
+        ({"weights": data.weights[:1]}, r"data.weights: expected \[2, 2, 2\] beside an x of .* got \[1, 2, 2\]"),
+        ({"x": data.x[:, :, :0]}, r"data.x: expected \[trials, 2, samples\], got \[2, 2, 0\]"),
+        ({"x": data.x.mT}, r"data.x: expected \[trials, 2, samples\], got \[2, 5, 2\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            toy_vae.check_data(data._replace(**changed))

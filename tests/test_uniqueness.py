@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -173,6 +174,61 @@ def test_an_interrupted_study_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "array"])
+def test_a_file_that_cannot_be_read_is_made_anew(tmp_path, damage):
+    setting = {"samples": 20, "seed": 3, "folder": tmp_path}
+    first = uniqueness.study(Experiment("tanh"), [2, 3], **setting)
+    (file,) = tmp_path.iterdir()
+    if damage == "array":
+        with file.open("wb") as opened:
+            np.save(opened, np.zeros(3))
+    elif damage == "other":
+        np.savez(file, elbo=first["elbo"])
+    else:
+        file.write_bytes(file.read_bytes()[:-40] if damage == "cut" else b"")
+    with pytest.warns(UserWarning, match=r"npz: not a finished experiment \(.*\), so it is trained anew"):
+        again = uniqueness.study(Experiment("tanh"), [2, 3], **setting)
+    np.testing.assert_array_equal(again["elbo"], first["elbo"])
+    assert list(tmp_path.iterdir()) == [file]
+    np.testing.assert_array_equal(uniqueness.study(Experiment("tanh"), [2, 3], **setting)["elbo"], first["elbo"])
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(uniqueness, "train", lambda *_, **__: pytest.fail("trained all the same"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        uniqueness.study(Experiment(), [1], samples=5, folder=tmp_path / "file")
+
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(uniqueness.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        uniqueness.study(Experiment(), [1], samples=5, folder=tmp_path)
+
+
+def test_gradient_descent_does_not_notice_fixed_rotations(monkeypatch):
+    """Turning the parameters of App. C's way changes the start, and no step after it, unlike Adam's."""
+    experiment = Experiment("tanh", "full", amortized=False, noise=2.0, nodes=5)
+    data, start = simulate(2, 15, "tanh", noise=2.0, seed=1), toy_vae.initial
+
+    def not_turned(*arguments, **options):
+        parameters, rotations = start(*arguments, **options)
+        parameters["mean"] = rotations["mean"] @ parameters["mean"]
+        parameters["D"] = torch.einsum("tij,tjkn->tikn", rotations["D"], parameters["D"])
+        return parameters, {name: torch.eye(2, dtype=torch.float64).expand(2, 2, 2) for name in rotations}
+
+    moved = {}
+    for optimizer in ("gradient_descent", "adam"):
+        decoders = []
+        for initial in (start, not_turned):
+            monkeypatch.setattr(uniqueness, "initial", initial)
+            options = {"seed": 2, "dtype": torch.float64, "optimizer": optimizer}
+            decoders.append(uniqueness.train(experiment, data, [40] * 2, **options)[0]["A"])
+        moved[optimizer] = (decoders[0] - decoders[1]).abs().max()
+    assert moved["gradient_descent"] < 1e-9 < 1e-2 < moved["adam"]
+
+
 def test_gradient_descent_at_the_papers_rate_diverges():
     data = simulate(3, 50, seed=1)
     with pytest.raises(FloatingPointError, match="amortized, gradient_descent: all 3 trials diverged"):
@@ -196,6 +252,57 @@ def test_a_trial_that_diverges_leaves_the_others_alone(monkeypatch):
     parameters, _ = uniqueness.train(Experiment("tanh"), data, [5] * 3)
     for name, part in expected.items():
         torch.testing.assert_close(parameters[name][[0, 2]], part[[0, 2]])
+
+
+def test_a_trial_that_overflowed_leaves_the_others_alone():
+    data = simulate(3, 50, "tanh", seed=1)
+    parameters, rotations = toy_vae.initial(Experiment("tanh"), 3, 50)
+    parameters["C"][1] = math.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = uniqueness.measure(Experiment("tanh"), data, parameters, rotations)
+    for name in ("angle", "quadrature_error"):
+        assert np.isfinite(rows[name]).tolist() == [True, False, True]
+
+
+def test_where_nothing_is_inferred_there_is_no_angle():
+    data = simulate(2, 50, seed=1)
+    assert np.isnan(uniqueness.own_angle(Experiment("identity", beta=1e6), data)).all()
+    assert np.isfinite(uniqueness.own_angle(Experiment("identity", beta=600.0), data)).all()  # one latent is left
+
+
+def test_predicted_angles_lie_in_the_half_open_range():
+    """Turned by 45° from equal prices on both sides, the angle is 45° and not −45°."""
+    data = simulate(1, 400, "tanh", seed=2)
+    weights = torch.tensor([[[2.0, 2.0], [-1.0, 1.0]]], dtype=torch.float64)  # diag(2, 1) and a turn, times √2
+    data = data._replace(weights=weights, x=weights @ data.latents)
+    found = uniqueness.own_angle(Experiment("tanh", amortized=False), data)
+    assert -45 < found[0] <= 45 and abs(angles.difference(found, 45.0)[0]) < 1
+
+
+def test_single_precision_data_are_measured_in_double():
+    data = simulate(2, 30, seed=1)
+    start = toy_vae.initial(Experiment("identity"), 2, 30)
+    single = type(data)(*(part.float() for part in data))
+    expected, found = (uniqueness.measure(Experiment("identity"), part, *start) for part in (data, single))
+    np.testing.assert_allclose(found["elbo"], expected["elbo"], rtol=1e-5)
+    assert found["elbo"].dtype == np.float64
+
+
+def test_draws_of_different_blocks_differ():
+    """With Monte Carlo, two trials alike in all but their block are not moved by the same draws."""
+    data = simulate(1, 20, "tanh", noise=0.3, seed=1)
+    both = type(data)(*(part.expand(2, -1, -1).contiguous() for part in data))
+    experiment = Experiment("tanh", noise=0.3, nodes=2, monte_carlo=True)
+
+    def alike(*arguments, **options):
+        parameters, rotations = toy_vae.initial(experiment, 1, 20, seed=3)
+        return tuple({k: v.expand(2, *v.shape[1:]).clone() for k, v in g.items()} for g in (parameters, rotations))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uniqueness, "initial", alike)
+        decoders = uniqueness.train(experiment, both, [5, 5], block=1)[0]["A"]
+    assert (decoders[0] - decoders[1]).abs().max() > 1e-3
 
 
 def test_flushing_denormal_numbers_ends_with_the_training():
@@ -223,3 +330,10 @@ def test_bad_input():
         uniqueness.train(Experiment(), data._replace(x=data.x[0]), [1, 1])
     with pytest.raises(ValueError, match="optimizer: expected one of adam, gradient_descent; got 'sgd'"):
         uniqueness.train(Experiment(), data, [1, 1], optimizer="sgd")
+    with pytest.raises(ValueError, match=r"dtype: expected torch.float32 or torch.float64, got torch.float16"):
+        uniqueness.train(Experiment(), data, [1, 1], dtype=torch.float16)
+    with pytest.raises(ValueError, match="device: "):
+        uniqueness.train(Experiment(), data, [1, 1], device="gpu")
+    with pytest.raises(ValueError, match=r"data.latents: expected"):
+        start = toy_vae.initial(Experiment(), 2, 10)
+        uniqueness.measure(Experiment(), data._replace(latents=data.latents[..., :5]), *start)
