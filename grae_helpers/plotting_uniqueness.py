@@ -64,23 +64,21 @@ def known_answer(families: Mapping[str, Rows]) -> Figure:
     return figure
 
 
-def one_data_set(panels: Mapping[str, Mapping[str, Rows]]) -> Figure:
-    """Many starts on one data set: a panel for each experiment, the angle over the gap to the family's best ELBO."""
-    columns = 2
-    rows = -(-len(panels) // columns)
-    size = (WIDTH, 2.3 * rows + 0.5)
-    figure, axes = plt.subplots(rows, columns, sharey=True, sharex=True, figsize=size, squeeze=False)
-    for axis, (title, families) in zip(axes.flat, panels.items(), strict=False):
+def one_data_set(experiments: Mapping[str, Mapping[str, Rows]], within: float = 0.01) -> Figure:
+    """Many starts on one data set: the angles of the runs within so many nats of their family's best ELBO.
+
+    `experiments` maps a name to the rows of each family.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.9))
+    for place, (_, families) in enumerate(experiments.items()):
         for i, (family, found) in enumerate(families.items()):
-            gap = np.maximum(np.nanmax(found["elbo"]) - found["elbo"], 1e-6)
-            axis.plot(gap, found["angle"], MARKERS[i], color=PALETTE[i], ms=5, alpha=0.7, label=family)
-        axis.set(title=title, xscale="log", ylim=(-48, 48), yticks=(-45, 0, 45))
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    axes.flat[0].invert_xaxis()
-    for axis in axes[:, 0]:
-        axis.set_ylabel("$\\theta$ (degrees)")
-    for axis in axes[-1]:
-        axis.set_xlabel("below the best (nats)")
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+            best = found["elbo"] > np.nanmax(found["elbo"]) - within
+            x = np.full(best.sum(), place + 0.36 * (i - (len(families) - 1) / 2))
+            style = {"color": PALETTE[i], "ms": 7, "alpha": 0.55, "label": None if place else family}
+            axis.plot(x, found["angle"][best], MARKERS[i], **style)
+    names = [name.replace(", ", "\n") for name in experiments]
+    axis.set_xticks(range(len(names)), names, fontsize=10)
+    axis.set(ylabel="$\\theta$ (degrees)", ylim=(-48, 48), yticks=(-45, 0, 45))
+    axis.grid(axis="x", visible=False)
+    figure.legend(loc="outside upper center", ncols=2)
     return figure

@@ -665,9 +665,9 @@ live = runtime.sizes(
         "restart_iterations": 30,
     },
     book={
-        "activations": ["identity", "tanh"], "iterations": [10, 30, 100, 400], "repeats": 12, "long_repeats": 24,
+        "activations": ["identity", "tanh"], "iterations": [10, 30, 100, 300], "repeats": 12, "long_repeats": 24,
         "long_repeats_unamortized": 24, "samples": 200, "samples_unamortized": 100, "noise": 0.3, "nodes": 8,
-        "restarts": 12, "restart_iterations": 400,
+        "restarts": 12, "restart_iterations": 200,
     },
     full=published.UNIQUENESS | {"nodes": 0, "restarts": 20, "restart_iterations": 10_000},
     activations=activations, iterations=iterations, samples=samples, samples_unamortized=samples_unamortized,
@@ -896,13 +896,19 @@ if kept:
 if kept:
     show("Frozen: spread of $\\theta-\\theta^*$ over the trials of the two greatest n, degrees, and p-values for uniform angles:")
     verdicts = verdict_table(kept["study"])
+    least = min(verdicts, key=lambda row: row["p (full)"])
+    show(
+        f"The least p-value of a full covariance is {least['p (full)']:.1g} ({least['ν']}, {least['inference']}). So slight a preference "
+        "may be chance in so many tests, or what Adam leaves with an unturned $A$; it is far from one angle."
+    )
+    assert all(row["verdict"] == "holds" for row in verdicts), "Fig. 1, 5 and 6"
     worst = max(np.nanmax(np.abs(rows["quadrature_error"])) for rows in kept["study"].values())
     show(f"The quadrature of training and the one of 64 nodes differ by at most {worst:.1g} nats at the end of a run.")
 
 # %% [markdown]
 # ### One data set, many starts: frozen
 
-# %% mystnb={"image": {"alt": "Panels for three activations, amortised and not: the angle of each run against how far its ELBO is below the best. Mean-field runs at the best ELBO lie on one angle, full-covariance runs at all angles."}, "figure": {"caption": "Runs on one data set from different starts, frozen: the angle against the distance from the best ELBO of the same family. Runs at the best are drawn at the right end.", "name": "fig-uniqueness-starts"}}
+# %% mystnb={"image": {"alt": "For three activations, amortised and not: the angles of the runs that reached the best ELBO. Mean-field runs all lie on one point, full-covariance runs at all angles."}, "figure": {"caption": "Runs on one data set from different starts, frozen: the angles of all runs within 0.01 nats of the best ELBO of their family. Each blue dot is many runs on top of each other.", "name": "fig-uniqueness-starts"}}
 if kept:
     pairs = {}
     for name, rows in kept["shared"].items():

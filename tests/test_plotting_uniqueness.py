@@ -46,7 +46,9 @@ def test_known_answer():
 def test_one_data_set():
     pair = {"mean field": rows(), "full": rows(seed=1)}
     panels = dict.fromkeys(["tanh, amortized", "elu, amortized", "elu, unamortized"], pair)
-    figure = plotting_uniqueness.one_data_set(panels)
-    assert [axis.get_visible() for axis in figure.axes] == [True, True, True, False]
-    assert all(axis.xaxis_inverted() for axis in figure.axes[:3])
-    np.testing.assert_allclose(figure.axes[1].lines[1].get_ydata(), pair["full"]["angle"])
+    axis = plotting_uniqueness.one_data_set(panels, within=1.0).axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()][:2] == ["tanh\namortized", "elu\namortized"]
+    assert "degrees" in axis.get_ylabel() and len(axis.lines) == 6
+    full = pair["full"]
+    np.testing.assert_allclose(axis.lines[1].get_ydata(), full["angle"][full["elbo"] > full["elbo"].max() - 1])
+    assert [text.get_text() for text in axis.figure.legends[0].get_texts()] == list(pair)
