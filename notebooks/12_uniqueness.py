@@ -660,9 +660,9 @@ show(f"The decoders differ by {descent:.0e} after gradient descent, and by {adam
 live = runtime.sizes(
     budget,
     test={
-        "activations": ["identity", "tanh"], "iterations": [3, 10, 30], "repeats": 3, "long_repeats": 6, "noise": 0.3,
+        "activations": ["identity", "tanh"], "iterations": [2, 5, 10], "repeats": 3, "long_repeats": 4, "noise": 0.3,
         "long_repeats_unamortized": 4, "samples": 50, "samples_unamortized": 20, "nodes": 5, "restarts": 4,
-        "restart_iterations": 30,
+        "restart_iterations": 10,
     },
     book={
         "activations": ["identity", "tanh"], "iterations": [10, 30, 100, 300], "repeats": 12, "long_repeats": 24,
