@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grae_helpers import runtime
 
-ACTIVATIONS = ("identity", "tanh", "sigmoid", "elu")
+ACTIVATIONS = runtime.ACTIVATIONS
 
 
 def activate(u: Tensor, activation: str) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,6 @@ import torch
 BUDGETS = ("test", "book", "full")
 DATASETS = ("auto", "digits", "mnist", "fashion_mnist")  # what a chapter takes; image_folder needs a path
 ACTIVATIONS = ("identity", "tanh", "sigmoid", "elu")  # ν of App. C
-FAMILIES = ("mean_field", "full")
 
 
 def device(name: str = "auto") -> torch.device:
@@ -108,7 +107,11 @@ def integer(name: str, value: object, minimum: int) -> None:
         raise ValueError(f"{name}: expected at least {minimum}, got {value}")
 
 
-def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse, by name, a value that is none of the choices: ValueError.
+
+    >>> one_of("budget", "book", BUDGETS)
+    """
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}; got {value!r}")
 
@@ -150,24 +153,22 @@ def _is_a(kind: type, name: str, value: object) -> None:
 
 
 _COUNTS = (
-    "block_size", "steps", "n_configurations", "n_test", "n_trials", "batch_size", "samples", "samples_unamortized",
+    "block_size", "steps", "n_configurations", "n_test", "batch_size", "samples", "samples_unamortized",
     "repeats", "long_repeats", "long_repeats_unamortized", "block", "restarts", "restart_iterations",
 )  # fmt: skip
 _CHECKS = {
     **dict.fromkeys(_COUNTS, partial(integer, minimum=0)),
     **dict.fromkeys(("latent_dim", "n_samples"), partial(integer, minimum=1)),
     **dict.fromkeys(("width", "learning_rate", "noise"), _zero_or_positive),
-    **dict.fromkeys(("compiled", "amortized", "reflect"), partial(_is_a, bool)),
+    **dict.fromkeys(("compiled", "reflect"), partial(_is_a, bool)),
     "beta": positive,
     "betas": _betas,
     "iterations": partial(_listed, what="integers", check=partial(integer, minimum=1)),
-    "activations": partial(_listed, what="activations", check=partial(_one_of, choices=ACTIVATIONS)),
+    "activations": partial(_listed, what="activations", check=partial(one_of, choices=ACTIVATIONS)),
     "angle_degrees": _number,
     "seed": _seed,
-    "budget": partial(_one_of, choices=BUDGETS),
-    "dataset": partial(_one_of, choices=DATASETS),
-    "activation": partial(_one_of, choices=ACTIVATIONS),
-    "family": partial(_one_of, choices=FAMILIES),
+    "budget": partial(one_of, choices=BUDGETS),
+    "dataset": partial(one_of, choices=DATASETS),
     "folder": partial(_is_a, str),
     "device": lambda name, value: device(value),
 }
@@ -178,7 +179,7 @@ def check_parameters(**parameters) -> None:
 
     `beta` and `betas` are positive and finite; `latent_dim`, `n_samples` and each of `iterations` at least 1;
     `seed` at least 0; `block_size` from 0 (one block, the full matrix) to `latent_dim`; other sizes, such as `steps`
-    or `n_trials`, with `learning_rate`, `width` and `noise`, 0 (the budget's own) or more; `angle_degrees` any finite
+    or `repeats`, with `learning_rate`, `width` and `noise`, 0 (the budget's own) or more; `angle_degrees` any finite
     number; choices are one of the names known. Names without a rule pass. Raises TypeError or ValueError with the
     name, what was expected and what came.
 

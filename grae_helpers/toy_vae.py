@@ -87,8 +87,8 @@ def simulate(
     runtime.integer("trials", trials, 1)
     runtime.integer("samples", samples, 2)
     runtime.positive("noise", noise)
-    one_of("activation", activation, quadrature.ACTIVATIONS)
-    one_of("columns", columns, ("random", "orthogonal"))
+    runtime.one_of("activation", activation, quadrature.ACTIVATIONS)
+    runtime.one_of("columns", columns, ("random", "orthogonal"))
     runtime.check_parameters(seed=seed)
     generator = torch.Generator().manual_seed(seed)
     count = 1 if shared else trials
@@ -122,7 +122,7 @@ def initial(experiment: Experiment, trials: int, samples: int, *, seed: int = 0)
     }
     turned = ["C" if experiment.amortized else "mean", "D"]
     turns = 2 * math.pi * torch.rand(len(turned), trials, generator=generator, dtype=torch.float64)
-    rotations = {name: _rotation(turn) for name, turn in zip(turned, turns, strict=True)}
+    rotations = {name: rotation(turn) for name, turn in zip(turned, turns, strict=True)}
     for name in ("b", "d") if experiment.amortized else ("b",):
         parameters[name] = torch.zeros(trials, 2, 1, dtype=torch.float64)
     for name in {"D", "mean"} & set(parameters):
@@ -238,7 +238,12 @@ def rule(nodes: int, like: Tensor, monte_carlo: bool = False, generator: torch.G
     return list(draws), [1 / nodes] * nodes
 
 
-def _rotation(radians: Tensor) -> Tensor:
+def rotation(radians: Tensor) -> Tensor:
+    """The rotations of the plane by these angles, [...] to [..., 2, 2].
+
+    >>> rotation(torch.tensor(math.pi / 2)).round().abs().tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
     cosine, sine = radians.cos(), radians.sin()
     return torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], -2)
 
@@ -248,8 +253,8 @@ def check(experiment: Experiment) -> None:
 
     >>> check(Experiment("elu", "full"))
     """
-    one_of("activation", experiment.activation, quadrature.ACTIVATIONS)
-    one_of("family", experiment.family, FAMILIES)
+    runtime.one_of("activation", experiment.activation, quadrature.ACTIVATIONS)
+    runtime.one_of("family", experiment.family, FAMILIES)
     for name in ("amortized", "monte_carlo"):
         if not isinstance(value := getattr(experiment, name), bool):
             raise TypeError(f"{name}: expected true or false, got {value!r}")
@@ -269,12 +274,3 @@ def check_data(data: Data) -> None:
     for name, wanted in (("latents", shape), ("weights", [shape[0], 2, 2])):
         if (found := list(getattr(data, name).shape)) != wanted:
             raise ValueError(f"data.{name}: expected {wanted} beside an x of {shape}, got {found}")
-
-
-def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse, by name, a value that is none of the choices.
-
-    >>> one_of("family", "full", FAMILIES)
-    """
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}; got {value!r}")

@@ -116,7 +116,8 @@ def own_angle(experiment: Experiment, data: Data) -> np.ndarray:
 
     ν = identity: exact, from the second moments of x and z. Other ν: of all decoders ν(WR(θ)z), which have one
     likelihood, the one with the least price of mean field, Σ_k log(1 + ‖J_k‖²/βσ²), J = diag(ν′)WR(θ) (K&P Eq. 14);
-    one covariance for all samples makes it the price of their mean ‖J_k‖². That is the leading order for small noise.
+    one covariance for all samples makes it the price of their mean ‖J_k‖². That is the leading order for small noise;
+    without amortisation the minimum is sought in steps of half a degree.
     NaN where the optimum infers nothing: at a β so great that both latents collapse.
 
     >>> data = simulate(1, 500, seed=1)
@@ -147,9 +148,7 @@ def _angle(latents: Tensor, inferred: Tensor) -> np.ndarray:
 
 def _price(experiment: Experiment, weights: Tensor, slopes: Tensor, degrees: Tensor) -> Tensor:
     """The mean over samples of Σ_k log(βσ² + ‖J_k‖²) for the decoder turned by an angle: [T]."""
-    cosine, sine = torch.deg2rad(degrees).cos(), torch.deg2rad(degrees).sin()
-    turned = weights @ torch.stack([torch.stack([cosine, -sine]), torch.stack([sine, cosine])])
-    norms = (turned**2).mT @ slopes
+    norms = ((weights @ toy_vae.rotation(torch.deg2rad(degrees))) ** 2).mT @ slopes
     return (experiment.beta * experiment.noise**2 + norms).log().sum(1).mean(-1)
 
 
@@ -217,7 +216,7 @@ def train(
     torch.Size([4, 2, 2])
     """
     _check(experiment, data, iterations, block)
-    toy_vae.one_of("optimizer", optimizer, ("adam", "gradient_descent"))
+    runtime.one_of("optimizer", optimizer, ("adam", "gradient_descent"))
     if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(f"dtype: expected torch.float32 or torch.float64, got {dtype!r}")
     device = runtime.device(str(device))
