@@ -1,6 +1,7 @@
 """Running a decoder: a plain pass with errors that help, and passes whose batch statistics are constants."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -26,13 +27,9 @@ def decode(decoder: Decoder, z: Tensor) -> Tensor:
     """
     check_latents(z)
     if isinstance(decoder, torch.nn.Module):
-        _check_placement(decoder, z)
-    try:
+        check_placement(decoder, z)
+    with explained(z):
         g = decoder(z)
-    except RuntimeError as error:
-        if "shapes cannot be multiplied" not in str(error):
-            raise
-        raise ValueError(f"z: {list(z.shape)} does not fit the decoder: {error}") from error
     if not isinstance(g, Tensor):
         raise TypeError(f"decoder: expected to return one tensor, got {type(g).__name__}")
     if g.ndim < 2 or g.shape[0] != z.shape[0]:
@@ -54,7 +51,26 @@ def check_latents(z: Tensor) -> None:
         raise ValueError(f"z: expected [batch ≥ 1, d ≥ 1], got {list(z.shape)}")
 
 
-def _check_placement(decoder: torch.nn.Module, z: Tensor) -> None:
+@contextmanager
+def explained(z: Tensor) -> Iterator[None]:
+    """torch's error for a z of the wrong width, as a ValueError that names z.
+
+    >>> with explained(torch.zeros(1, 2)):
+    ...     g = torch.nn.Linear(2, 3)(torch.zeros(1, 2))
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "shapes cannot be multiplied" not in str(error):
+            raise
+        raise ValueError(f"z: {list(z.shape)} does not fit the decoder: {error}") from error
+
+
+def check_placement(decoder: torch.nn.Module, z: Tensor) -> None:
+    """Refuse z on another device (ValueError) or of another dtype (TypeError) than the decoder's weights.
+
+    >>> check_placement(torch.nn.Linear(2, 3), torch.zeros(1, 2))
+    """
     weight = next(decoder.parameters(), None)
     if weight is None:
         return
@@ -100,15 +116,8 @@ class ConstantStatistics(TorchFunctionMode):
         if func is F.instance_norm and kwargs.get("use_input_stats", True) and not self._updates():
             kwargs |= {"running_mean": None, "running_var": None}  # per sample, so that only the update goes
         if func in _RANDOM and kwargs["training"] and kwargs["p"] > 0:
-            raise ValueError(
-                "decoder: dropout is in train mode; the Jacobian of a random function is not defined"
-            )
-        if (
-            func is torch.Tensor.add_
-            and args[0].dtype == torch.int64
-            and args[0].ndim == 0
-            and not self._updates()
-        ):
+            raise ValueError("decoder: dropout is in train mode; the Jacobian of a random function is not defined")
+        if func is torch.Tensor.add_ and args[0].dtype == torch.int64 and args[0].ndim == 0 and not self._updates():
             self._uncounted.add(id(args[0]))
             return args[0]  # num_batches_tracked counts forward passes, not passes of a derivative
         if func is torch.Tensor.__float__ and id(args[0]) in self._uncounted:

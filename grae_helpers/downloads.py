@@ -1,4 +1,4 @@
-"""The original IDX files of MNIST and Fashion-MNIST: under $GRAE_DATA, in a cache, else downloaded."""
+"""Downloads with checksums; the original IDX files of MNIST and Fashion-MNIST, found or downloaded."""
 
 import gzip
 import hashlib
@@ -148,11 +148,12 @@ def cached(archive: Archive, file: str) -> Path:
     One with another md5 is replaced, with a warning; if it cannot be, DatasetCorrupt names it and both md5s.
     """
     path, expected = cache_root() / archive.folder / "raw" / f"{file}.gz", archive.md5[file]
-    found = _md5(path)
+    found = md5(path)
     if found == expected:
         return path
     try:
-        fetch([mirror + path.name for mirror in archive.mirrors], path, expected)
+        urls = [mirror + path.name for mirror in archive.mirrors]
+        fetch(urls, path, f"md5:{expected}", f"the files into $GRAE_DATA/{archive.folder}/raw")
     except DatasetUnavailable as error:
         if found is None:
             raise
@@ -163,44 +164,48 @@ def cached(archive: Archive, file: str) -> Path:
     return path
 
 
-def _md5(path: Path) -> str | None:
+def md5(path: Path) -> str | None:
+    """A file's md5 in hexadecimal, None where there is no file, and a sentence where it cannot be read."""
     try:
-        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         return f"unreadable ({error.strerror})"
 
 
-def fetch(urls: Sequence[str], path: Path, md5: str, patience: float | None = None) -> None:
-    """Download to `path` from the first of `urls` that serves a file with this md5; leaves no half file.
+def fetch(urls: Sequence[str], path: Path, checksum: str, advice: str, patience: float | None = None) -> None:
+    """Download to `path` from the first of `urls` that serves a file with this checksum; leaves no half file.
 
-    Gives up after `patience` seconds (`PATIENCE`) without a byte, over all urls together, whether it is name
-    resolution, connection or transfer that stalls. DatasetUnavailable says how each url failed.
+    `checksum` is "md5:..." or "sha256:...", `advice` what else to put where. Gives up after `patience` seconds
+    (`PATIENCE`) without a byte, over all urls together, whether it is name resolution, connection or transfer that
+    stalls. DatasetUnavailable says how each url failed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its import of tqdm warns of widgets in a notebook
         import pooch
 
     pooch.get_logger().setLevel("WARNING")
-    _check_writable(path.parent)
+    check_writable(path.parent)
     left, failures = PATIENCE if patience is None else patience, []
     for number, url in enumerate(urls):
         share, started = left / (len(urls) - number), time.monotonic()
         try:
             downloader = partial(_stream, patience=share)
-            pooch.retrieve(url, f"md5:{md5}", fname=path.name, path=path.parent, downloader=downloader)
+            pooch.retrieve(url, checksum, fname=path.name, path=path.parent, downloader=downloader)
             return
         except (OSError, ValueError) as error:
             failures.append(f"{url}: {error}")
             left -= min(share, time.monotonic() - started)
     raise DatasetUnavailable(
         "\n  ".join([f"{path.name} could not be downloaded:", *failures])
-        + f"\nConnect to the network, or put the files into $GRAE_DATA/{path.parent.parent.name}/raw."
+        + f"\nConnect to the network, or put {advice}."
     )
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """Make the folder, and raise DatasetUnavailable where nothing can be written into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -215,7 +220,7 @@ def _check_writable(folder: Path) -> None:
 def _stream(url: str, output_file: str, _pooch: object, *, patience: float) -> None:
     import requests  # noqa: F401 - so that its import does not count as the server's silence
 
-    chunks, stop = queue.SimpleQueue(), threading.Event()
+    chunks, stop = queue.Queue(256), threading.Event()  # bounded: a disk may be slower than the network
     threading.Thread(target=_receive, args=(url, chunks, stop, patience), daemon=True).start()
     try:
         with open(output_file, "wb") as file:
@@ -225,7 +230,7 @@ def _stream(url: str, output_file: str, _pooch: object, *, patience: float) -> N
         stop.set()
 
 
-def _next(chunks: queue.SimpleQueue, patience: float) -> bytes:
+def _next(chunks: queue.Queue, patience: float) -> bytes:
     try:
         chunk = chunks.get(timeout=patience)
     except queue.Empty:
@@ -235,7 +240,7 @@ def _next(chunks: queue.SimpleQueue, patience: float) -> bytes:
     return chunk
 
 
-def _receive(url: str, chunks: queue.SimpleQueue, stop: threading.Event, patience: float) -> None:
+def _receive(url: str, chunks: queue.Queue, stop: threading.Event, patience: float) -> None:
     """Runs in a daemon thread, because name resolution and dripping headers escape requests' timeout."""
     import requests
 
@@ -244,9 +249,17 @@ def _receive(url: str, chunks: queue.SimpleQueue, stop: threading.Event, patienc
         with requests.get(url, stream=True, timeout=patience, headers=headers) as response:
             response.raise_for_status()
             for chunk in response.iter_content(1 << 14):
-                chunks.put(chunk)
+                _put(chunks, chunk, stop)
                 if stop.is_set():
                     return
-        chunks.put(b"")
+        _put(chunks, b"", stop)
     except Exception as error:
-        chunks.put(error)
+        _put(chunks, error, stop)
+
+
+def _put(chunks: queue.Queue, chunk: bytes | Exception, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            return chunks.put(chunk, timeout=0.2)
+        except queue.Full:
+            continue

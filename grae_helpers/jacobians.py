@@ -14,8 +14,8 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from grae_helpers import posteriors, runtime
-from grae_helpers.decoding import ConstantStatistics, Decoder, check_latents
+from grae_helpers import posteriors, runtime, tangents
+from grae_helpers.decoding import ConstantStatistics, Decoder, check_latents, check_placement, explained
 from grae_helpers.likelihoods import Likelihood
 
 
@@ -67,9 +67,7 @@ def push_forward(decoder: Decoder, z: Tensor, directions: Tensor) -> Tensor:
     torch.Size([5, 3, 4])
     """
     if directions.ndim != 3 or directions.shape[:2] != z.shape:
-        raise ValueError(
-            f"directions: expected [{z.shape[0]}, {z.shape[-1]}, k], got {list(directions.shape)}"
-        )
+        raise ValueError(f"directions: expected [{z.shape[0]}, {z.shape[-1]}, k], got {list(directions.shape)}")
     run = _recorded(decoder, z).run
     parts = [_push(run, z[part], directions[part])[1] for part in _chunks(len(z), directions.shape[2])]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -113,12 +111,46 @@ def jacobian_columns(decoder: Decoder, z: Tensor, columns: Tensor) -> tuple[Tens
         raise ValueError(f"columns: expected [k] or [{batch}, k], got {list(columns.shape)}")
     if columns.min() < 0 or columns.max() >= latent_dim:
         raise ValueError(f"columns: expected 0 to {latent_dim - 1}, got {columns.min()} to {columns.max()}")
-    directions = F.one_hot(columns, latent_dim).to(z.dtype).expand(batch, -1, -1).transpose(1, 2)
+    return _push_all(decoder, z, F.one_hot(columns, latent_dim).to(z.dtype).expand(batch, -1, -1).transpose(1, 2))
+
+
+def _push_all(decoder: Decoder, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     run = ConstantStatistics(decoder, update=True).run
     g, first = _push_first(run, z, directions[:, :, 0])
     if directions.shape[2] == 1:
         return g, first
     return g, torch.cat([first, _push(run, z, directions[:, :, 1:])[1]], 2)
+
+
+def forward_and_push(decoder: Decoder, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """g(z) for the whole batch, and J_g(z) V for its first n samples: the forward pass of a training step.
+
+    A direction costs n/batch of a pass through a decoder that `tangents.supports` (differentiable once), and two such
+    passes, in forward mode of autograd, through any other, unless n is the batch. Running statistics are updated
+    once, as by a plain pass, and are those of the whole batch.
+
+    Shapes: z [batch, d], directions V [n, d, k] with n ≤ batch → g [batch, ...], [n, D, k]. Raises ValueError for
+    other shapes, and what `decode` raises.
+
+    >>> g, pushed = forward_and_push(torch.nn.Linear(2, 3), torch.zeros(5, 2), torch.eye(2)[None, :, :1])
+    >>> g.shape, pushed.shape
+    (torch.Size([5, 3]), torch.Size([1, 3, 1]))
+    """
+    check_latents(z)
+    n = len(directions)
+    if directions.ndim != 3 or directions.shape[1] != z.shape[1] or not 1 <= n <= len(z):
+        expected = f"[1 to {len(z)}, {z.shape[1]}, k]"
+        raise ValueError(f"directions: expected {expected}, got {list(directions.shape)}")
+    if tangents.supports(decoder):
+        check_placement(decoder, z)
+        with explained(z):
+            g, pushed = tangents.push(decoder, z, directions.permute(2, 0, 1))
+        return g, pushed.flatten(2).movedim(0, 2)
+    if n == len(z):
+        return _push_all(decoder, z, directions)
+    passes = ConstantStatistics(decoder, update=True)
+    g = passes.run(z)
+    return g, _push(passes.run, z[:n], directions)[1]
 
 
 def hessian(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
@@ -151,9 +183,7 @@ def _neglected(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -
     with torch.inference_mode(False), torch.enable_grad():
         x, z = (tensor.clone() if tensor.is_inference() else tensor.contiguous() for tensor in (x, z))
         run = _recorded(decoder, z).run
-        parts = [
-            _neglected_part(run, likelihood, x[part], z[part], keep) for part in _chunks(len(z), z.shape[1])
-        ]
+        parts = [_neglected_part(run, likelihood, x[part], z[part], keep) for part in _chunks(len(z), z.shape[1])]
     return torch.cat(parts)
 
 

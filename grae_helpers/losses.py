@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from grae_helpers import jacobians, posteriors, runtime
+from grae_helpers import jacobians, posteriors, regularizers, runtime
 from grae_helpers.decoding import Decoder, decode
 from grae_helpers.likelihoods import Likelihood
 
@@ -59,11 +59,9 @@ def beta_vae(
         raise TypeError(f"posterior: expected one that can be reparametrised, got {type(posterior).__name__}")
     z = posterior.rsample((n_samples,)).flatten(0, 1)
     repeated = x.expand(n_samples, *x.shape).flatten(0, 1)
-    log_prob = likelihood.log_prob(repeated, decode(decoder, z))
+    log_prob = likelihood.log_prob(repeated, _decoded(decoder, z))
     reconstruction = -log_prob.unflatten(0, (n_samples, len(x))).mean(0)
-    return LossTerms(
-        reconstruction, beta * posteriors.kl_to_prior(posterior), torch.zeros_like(reconstruction)
-    )
+    return LossTerms(reconstruction, beta * posteriors.kl_to_prior(posterior), torch.zeros_like(reconstruction))
 
 
 def taylor(
@@ -92,7 +90,7 @@ def taylor(
     _check_posterior(x, posterior)
     _check_hessian(hessian)
     mean = posterior.mean
-    g = decode(decoder, mean)
+    g = _decoded(decoder, mean)
     reconstruction = -likelihood.log_prob(x, g)
     if hessian == "exact":
         curvature = jacobians.hessian(decoder, likelihood, x, mean)
@@ -112,6 +110,8 @@ def grae(
     *,
     block_size: int | None = None,
     hessian: str = "gauss_newton",
+    encoder_weight: float = 1.0,
+    decoder_weight: float = 1.0,
 ) -> LossTerms:
     """The regularised autoencoder that the expansion becomes at its optimal covariance (K&P Eqs. 10, 12, 13).
 
@@ -120,8 +120,9 @@ def grae(
     exact objective.
 
     Shapes: x like the decoder's output, code [batch, d]. `block_size` is the posterior's: None for the full
-    covariance; where it does not divide d, the last block is smaller. Raises ValueError for β ≤ 0 or NaN, an
-    indefinite I − H/β, shapes that do not fit and x outside the support.
+    covariance; where it does not divide d, the last block is smaller. `encoder_weight` and `decoder_weight` multiply
+    the two β/2, which K&P §7 leave to future work. Raises ValueError for β ≤ 0 or NaN, weights below 0, an indefinite
+    I − H/β, shapes that do not fit and x outside the support.
 
     >>> from grae_helpers.likelihoods import Gaussian
     >>> grae(torch.zeros(1, 2), torch.zeros(1, 2), torch.nn.Identity(), Gaussian(), beta=1.0).decoder  # log 2
@@ -129,11 +130,13 @@ def grae(
     """
     beta = runtime.positive("beta", beta)
     _check_hessian(hessian)
-    reconstruction, latent = _autoencode(x, code, decode(decoder, code), likelihood, beta)
+    for name, value in (("encoder_weight", encoder_weight), ("decoder_weight", decoder_weight)):
+        runtime.zero_or_positive(name, value)
+    reconstruction, latent = _autoencode(x, code, _decoded(decoder, code), likelihood, encoder_weight * beta)
     derivative = jacobians.wide_hessian if hessian == "exact" else jacobians.wide_gauss_newton
     factor = jacobians.precision_cholesky(derivative(decoder, likelihood, x, code), beta, block_size)
     log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
-    return LossTerms(reconstruction, latent, (beta / 2 * log_det).to(reconstruction.dtype))
+    return LossTerms(reconstruction, latent, (decoder_weight * beta / 2 * log_det).to(reconstruction.dtype))
 
 
 def grae_approx(
@@ -145,6 +148,10 @@ def grae_approx(
     *,
     n_columns: int = 1,
     generator: torch.Generator | None = None,
+    regularizer_fraction: float = 1.0,
+    encoder_weight: float = 1.0,
+    decoder_weight: float = 1.0,
+    orthogonality: float = 0.0,
 ) -> LossTerms:
     """GRAE≈: Hadamard's bound on the log-determinant, on sampled columns of the Jacobian (K&P Eq. 14).
 
@@ -152,8 +159,13 @@ def grae_approx(
     replacement: unbiased for `grae(..., block_size=1)`, equal to it at k = d. (K&P draw with replacement; at
     their k = 1 it is the same.)
 
-    Shapes: x like the decoder's output, code [batch, d]. Raises ValueError for n_columns outside 1 … d, and
-    as `grae` does.
+    `regularizer_fraction` puts the regulariser on a random part of the batch, as many times stronger as that part is
+    smaller: still unbiased, for each sample. `encoder_weight` and `decoder_weight` multiply the two β/2 (K&P §7 leave
+    them to future work). `orthogonality` w adds w (β/2) Σ_{i<j} cos²(J_i, J_j) from the pairs among the drawn columns
+    (§5.3; needs n_columns ≥ 2 and a log-concave likelihood).
+
+    Shapes: x like the decoder's output, code [batch, d]. Differentiable once. Raises ValueError for n_columns outside
+    1 … d, a fraction outside (0, 1], weights below 0, and as `grae` does.
 
     >>> from grae_helpers.likelihoods import Gaussian
     >>> random = torch.Generator().manual_seed(0)
@@ -163,34 +175,114 @@ def grae_approx(
     """
     beta = runtime.positive("beta", beta)
     _check_code(x, code)
-    runtime.integer("n_columns", n_columns, 1)
-    if n_columns > code.shape[1]:
-        raise ValueError(f"n_columns: expected 1 to d = {code.shape[1]}, got {n_columns}")
-    device = code.device if generator is None else generator.device
-    order = torch.rand(code.shape, generator=generator, device=device).argsort(1)
-    g, columns = jacobians.jacobian_columns(decoder, code, order[:, :n_columns].to(code.device))
+    weights = {"encoder_weight": encoder_weight, "decoder_weight": decoder_weight, "orthogonality": orthogonality}
+    for name, value in weights.items():
+        runtime.zero_or_positive(name, value)
+    (batch, d), n = code.shape, _part(len(x), regularizer_fraction)
+    order = None
+    if n < batch:
+        order = regularizers.random_like(code, (batch,), generator).argsort()
+        x, code = x[order], code[order]
+    directions = regularizers.sampled_columns(code, n, n_columns, generator)
+    g, columns = _forward_and_push(decoder, code, directions)
+    reconstruction, latent = _autoencode(x, code, g, likelihood, encoder_weight * beta)
+    curvature = -_curvature(likelihood, x[:n], g[:n])
+    paid = decoder_weight * regularizers.hadamard(columns, curvature, d, beta)
+    if orthogonality:
+        paid = paid + orthogonality * beta / 2 * regularizers.orthogonality(columns, curvature, d)
+    if order is None:
+        return LossTerms(reconstruction, latent, paid)
+    paid = torch.cat([paid * (batch / n), paid.new_zeros(batch - n)])
+    return LossTerms(*(term[order.argsort()] for term in (reconstruction, latent, paid)))
+
+
+def rae(
+    x: Tensor,
+    code: Tensor,
+    decoder: Decoder,
+    likelihood: Likelihood,
+    beta: float,
+    *,
+    penalty: float = 1.0,
+    regularizer: str = "gradient",
+    n_probes: int = 1,
+    generator: torch.Generator | None = None,
+) -> LossTerms:
+    """The regularised autoencoder of Ghosh et al. 2020: −log p(x|h) + (β/2)‖h‖² + penalty · L_REG.
+
+    "gradient": L_REG = ½ tr(Jᵀ(−H_p)J), ½‖J‖²_F for Gaussian pixels, unbiased from `n_probes` Rademacher probes;
+    at penalty 1 it is GRAE's log-determinant to first order in JᵀJ/β (K&P §6). "l2": L_REG = ½‖θ‖², over
+    the decoder's parameters, the same number for every sample. (For RAE-SN train `autoencoder`'s or this with
+    penalty 0 on a decoder under `models.spectral_norm`.)
+
+    Shapes: x like the decoder's output, code [batch, d]. Raises ValueError for another regulariser or a penalty below
+    0, TypeError for "l2" with a decoder that is no module, and as `grae` does.
+
+    >>> from grae_helpers.likelihoods import Gaussian
+    >>> x, code, decoder = torch.zeros(1, 2), torch.zeros(1, 2), torch.nn.Identity()
+    >>> rae(x, code, decoder, Gaussian(), beta=1.0).decoder  # ½ tr I
+    tensor([1.])
+    """
+    beta = runtime.positive("beta", beta)
+    _check_code(x, code)
+    runtime.zero_or_positive("penalty", penalty)
+    runtime.one_of("regularizer", regularizer, ("gradient", "l2"))
+    if regularizer == "gradient" and penalty:
+        probes = regularizers.rademacher(code, n_probes, generator)
+        g, pushed = _forward_and_push(decoder, code, probes)
+        paid = regularizers.gradient_penalty(pushed, -_curvature(likelihood, x, g))
+    else:
+        g = _decoded(decoder, code)
+        paid = regularizers.half_square_norm(decoder, code) if penalty else code.new_zeros(len(code))
     reconstruction, latent = _autoencode(x, code, g, likelihood, beta)
-    curvature = likelihood.hessian_diag(x, g).flatten(1)
-    scaled = -(curvature[:, :, None] * columns.square()).sum(1) / beta
-    if not bool((scaled > -1).all()):
-        raise ValueError(
-            f"1 − [JᵀH_pJ]_cc/β: expected positive, got {1 + scaled.min().item():.3g} with β = {beta:g}"
-        )
-    return LossTerms(reconstruction, latent, beta / 2 * code.shape[1] * torch.log1p(scaled).mean(1))
+    return LossTerms(reconstruction, latent, penalty * paid)
 
 
-def _autoencode(
-    x: Tensor, code: Tensor, g: Tensor, likelihood: Likelihood, beta: float
-) -> tuple[Tensor, Tensor]:
+def autoencoder(x: Tensor, code: Tensor, decoder: Decoder, likelihood: Likelihood) -> LossTerms:
+    """The plain autoencoder, −log p(x|h), with the two other terms zero.
+
+    >>> from grae_helpers.likelihoods import Gaussian
+    >>> autoencoder(torch.ones(1, 2), torch.ones(1, 2), torch.nn.Identity(), Gaussian()).total
+    tensor([1.8379])
+    """
+    _check_code(x, code)
+    reconstruction = -likelihood.log_prob(x, _decoded(decoder, code))
+    return LossTerms(reconstruction, torch.zeros_like(reconstruction), torch.zeros_like(reconstruction))
+
+
+def _decoded(decoder: Decoder, z: Tensor) -> Tensor:
+    return _wide(decode(decoder, z))
+
+
+def _forward_and_push(decoder: Decoder, code: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    g, pushed = jacobians.forward_and_push(decoder, code, directions)
+    return _wide(g), _wide(pushed)
+
+
+def _wide(result: Tensor) -> Tensor:
+    """In single precision at least: a sum over pixels needs more digits than bfloat16 has."""
+    return result.to(torch.promote_types(result.dtype, torch.float32))
+
+
+def _curvature(likelihood: Likelihood, x: Tensor, g: Tensor) -> Tensor:
+    return likelihood.hessian_diag(x, g).flatten(1)
+
+
+def _part(batch: int, fraction: float) -> int:
+    """How many samples a fraction of the batch is: at least one."""
+    if not runtime.positive("regularizer_fraction", fraction) <= 1:
+        raise ValueError(f"regularizer_fraction: expected more than 0 and at most 1, got {fraction}")
+    return max(1, round(fraction * batch))
+
+
+def _autoencode(x: Tensor, code: Tensor, g: Tensor, likelihood: Likelihood, beta: float) -> tuple[Tensor, Tensor]:
     _check_code(x, code)
     return -likelihood.log_prob(x, g), beta / 2 * code.square().sum(1)
 
 
 def _check_code(x: Tensor, code: Tensor) -> None:
     if code.ndim != 2 or 0 in code.shape or code.shape[0] != x.shape[0]:
-        raise ValueError(
-            f"code: expected [batch = {x.shape[0]}, d] with batch, d ≥ 1, got {list(code.shape)}"
-        )
+        raise ValueError(f"code: expected [batch = {x.shape[0]}, d] with batch, d ≥ 1, got {list(code.shape)}")
 
 
 def _check_posterior(x: Tensor, posterior: Distribution) -> None:

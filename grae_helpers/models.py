@@ -8,9 +8,12 @@ so that is what the layers here do.
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import is_parametrized
 
 from grae_helpers import posteriors, runtime
 
@@ -57,9 +60,15 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Distribution | Tensor:
         features = self.features(x)
+        mean = _at_least_float32(self.mean(features))
         if self.raw is None:
-            return self.mean(features)
-        return posteriors.gaussian(self.mean(features), self.raw(features), self.block_size)
+            return mean
+        return posteriors.gaussian(mean, _at_least_float32(self.raw(features)), self.block_size)
+
+
+def _at_least_float32(heads: Tensor) -> Tensor:
+    """Under autocast the heads come in bfloat16: too coarse for a posterior's scales and for log-determinants."""
+    return heads.float() if heads.dtype in (torch.bfloat16, torch.float16) else heads
 
 
 class Decoder(nn.Module):
@@ -70,9 +79,13 @@ class Decoder(nn.Module):
         self.network, self.latent_dim = network, latent_dim
 
     def forward(self, z: Tensor) -> Tensor:
+        return self.network(self.checked(z))
+
+    def checked(self, z: Tensor) -> Tensor:
+        """z itself, if it is [batch, latent_dim]."""
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z: expected [batch, latent_dim = {self.latent_dim}], got {list(z.shape)}")
-        return self.network(z)
+        return z
 
 
 def mlp(sizes: Sequence[int], hidden: str = "elu", output: str = "identity") -> nn.Sequential:
@@ -101,7 +114,6 @@ def mlp_encoder(
 ) -> Encoder:
     """An encoder of flattened observations, x [batch, ...] → q(z|x) or code [batch, d].
 
-    >>> import torch
     >>> mlp_encoder(784, 8)(torch.zeros(5, 1, 28, 28)).event_shape
     torch.Size([8])
     """
@@ -119,7 +131,6 @@ def mlp_decoder(
 ) -> Decoder:
     """A decoder z [batch, d] → g [batch, *obs_shape].
 
-    >>> import torch
     >>> mlp_decoder(8, (1, 28, 28))(torch.zeros(5, 8)).shape
     torch.Size([5, 1, 28, 28])
     """
@@ -156,9 +167,7 @@ def _channels(counts: Sequence[int], width: float) -> list[int]:
     return [max(1, round(count * width)) for count in counts]
 
 
-def _encoder(
-    image: tuple[int, int], layers, kernel: int, latent_dim: int, width: float, **posterior
-) -> Encoder:
+def _encoder(image: tuple[int, int], layers, kernel: int, latent_dim: int, width: float, **posterior) -> Encoder:
     (n_in, side), counts = image, _channels([channels for channels, _ in layers], width)
     network: list[nn.Module] = []
     for n_out, (_, stride) in zip(counts, layers, strict=True):
@@ -167,9 +176,7 @@ def _encoder(
     return Encoder(nn.Sequential(*network, nn.Flatten()), n_in * side * side, latent_dim, **posterior)
 
 
-def _decoder(
-    start: tuple[int, int], layers, kernel: int, latent_dim: int, width: float, colours: int, output: str
-):
+def _decoder(start: tuple[int, int], layers, kernel: int, latent_dim: int, width: float, colours: int, output: str):
     (first, side), counts = start, _channels([channels for channels, _ in layers], width)
     n_in = _channels([first], width)[0]
     network = [nn.Linear(latent_dim, n_in * side * side), nn.Unflatten(1, (n_in, side, side))]
@@ -193,7 +200,6 @@ def mnist_encoder(
     `width` scales the channels (1.0 is the paper's), `block_size` is the posterior's; `posterior=False` gives
     the code of the GRAE model.
 
-    >>> import torch
     >>> mnist_encoder(8, width=1 / 64)(torch.zeros(2, 1, 28, 28)).event_shape
     torch.Size([8])
     """
@@ -203,7 +209,6 @@ def mnist_encoder(
 def mnist_decoder(latent_dim: int, *, width: float = 1.0, output: str = "sigmoid") -> Decoder:
     """App. D's MNIST decoder: z [batch, d] → [batch, 1, 28, 28]; output "identity" gives logits.
 
-    >>> import torch
     >>> mnist_decoder(8, width=1 / 64)(torch.zeros(2, 8)).shape
     torch.Size([2, 1, 28, 28])
     """
@@ -215,7 +220,6 @@ def celeba_encoder(
 ) -> Encoder:
     """App. D's CelebA encoder: five 5×5 convolutions with batch normalisation and elu, x [batch, 3, 64, 64].
 
-    >>> import torch
     >>> celeba_encoder(width=1 / 128)(torch.zeros(2, 3, 64, 64)).event_shape
     torch.Size([128])
     """
@@ -227,8 +231,24 @@ def celeba_decoder(latent_dim: int = 128, *, width: float = 1.0, output: str = "
 
     It starts from 8×8×512: the 16×16×512 that App. D prints would end at 128×128 pixels.
 
-    >>> import torch
     >>> celeba_decoder(width=1 / 128)(torch.zeros(2, 128)).shape
     torch.Size([2, 3, 64, 64])
     """
     return _decoder((512, 8), _CELEBA[1], 5, latent_dim, width, 3, output)
+
+
+def spectral_norm(network: nn.Module) -> nn.Module:
+    """The network with each linear and convolutional weight divided by its largest singular value, in place.
+
+    The Lipschitz constraint of RAE-SN (Ghosh et al. 2020), as Miyato et al. 2018 define it: of a convolution, the
+    kernel flattened to [filters, everything else] counts, not the operator, whose norm is larger. One step of power
+    iteration for each forward pass in train mode. Returns the network.
+
+    >>> layer = spectral_norm(nn.Linear(3, 2)).eval()
+    >>> torch.linalg.matrix_norm(layer.weight, 2).item() < 1.5
+    True
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and not is_parametrized(layer):
+            parametrizations.spectral_norm(layer)
+    return network

@@ -113,9 +113,7 @@ def scale(posterior: Distribution) -> Tensor:
         return posterior.scale_tril
     if isinstance(posterior, Independent) and posterior.reinterpreted_batch_ndims == 1:
         return torch.diag_embed(posterior.base_dist.stddev)
-    raise TypeError(
-        f"expected MultivariateNormal, or Independent over one dimension, got {type(posterior).__name__}"
-    )
+    raise TypeError(f"expected MultivariateNormal, or Independent over one dimension, got {type(posterior).__name__}")
 
 
 def kl_to_prior(posterior: Distribution) -> Tensor:
@@ -127,12 +125,13 @@ def kl_to_prior(posterior: Distribution) -> Tensor:
     >>> kl_to_prior(gaussian(torch.ones(1, 2), torch.zeros(1, 2), block_size=1))
     tensor([1.])
     """
+    mean, base = posterior.mean, getattr(posterior, "base_dist", None)
+    if isinstance(base, Normal) and posterior.reinterpreted_batch_ndims == 1:
+        variance = base.scale.square()  # written out, since torch.compile does not trace how torch looks it up
+        return 0.5 * (variance + mean.square() - 1 - variance.log()).sum(-1)
     if not isinstance(posterior, MultivariateNormal):
-        mean = posterior.mean
         prior = Independent(Normal(torch.zeros_like(mean), torch.ones_like(mean), validate_args=False), 1)
         return kl_divergence(posterior, prior)
     cholesky = posterior.scale_tril
     log_det = 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return 0.5 * (
-        posterior.mean.square().sum(-1) + cholesky.square().sum((-2, -1)) - log_det - cholesky.shape[-1]
-    )
+    return 0.5 * (mean.square().sum(-1) + cholesky.square().sum((-2, -1)) - log_det - cholesky.shape[-1])

@@ -8,17 +8,25 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
 
-BUDGETS = ("test", "book", "full")
-DATASETS = ("auto", "digits", "mnist", "fashion_mnist")  # what a chapter takes; image_folder needs a path
-ACTIVATIONS = ("identity", "tanh", "sigmoid", "elu")  # ν of App. C
+from grae_helpers import checks
+from grae_helpers.checks import (  # noqa: F401 - by these names the rest of the package knows them
+    ACTIVATIONS,
+    BUDGETS,
+    DATASETS,
+    OBJECTIVES,
+    PRECISIONS,
+    STEPS,
+    integer,
+    one_of,
+    positive,
+    zero_or_positive,
+)
 
 
 def device(name: str = "auto") -> torch.device:
@@ -78,108 +86,26 @@ def sizes(budget: str, *, test: dict, book: dict, full: dict, **overrides) -> Si
     return SimpleNamespace(**chosen)
 
 
-def positive(name: str, value: object) -> float:
-    """The value as a float, if it is a positive, finite number; TypeError or ValueError by name otherwise.
+def readable(tensor: torch.Tensor) -> bool:
+    """Whether its values can be looked at now: not while torch compiles, nor while a CUDA graph is captured.
 
-    >>> positive("beta", 0.5)
-    0.5
+    Checks of values are left out there; the eager steps before it have made them, and `training.fit` goes on looking
+    whether the objective is finite.
+
+    >>> readable(torch.zeros(1))
+    True
     """
-    if isinstance(value, torch.Tensor | np.generic) and np.ndim(value) == 0:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a positive number, got {value!r}")
-    if not 0 < value <= sys.float_info.max:
-        raise ValueError(f"{name}: expected a positive, finite number, got {value!r}")
-    return float(value)
-
-
-def integer(name: str, value: object, minimum: int) -> None:
-    """Refuse what is no integer (TypeError) or less than `minimum` (ValueError), by name.
-
-    >>> integer("latent_dim", 0, 1)
-    Traceback (most recent call last):
-    ...
-    ValueError: latent_dim: expected at least 1, got 0
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name}: expected at least {minimum}, got {value}")
-
-
-def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse, by name, a value that is none of the choices: ValueError.
-
-    >>> one_of("budget", "book", BUDGETS)
-    """
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}; got {value!r}")
-
-
-def _listed(name: str, values: object, what: str, check: Callable) -> None:
-    if not isinstance(values, list | tuple):
-        raise TypeError(f"{name}: expected a list of {what}, got {values!r}")
-    for value in values:
-        check(name, value)
-
-
-def _betas(name: str, values: object) -> None:
-    _listed(name, values, "positive numbers", positive)
-    if len(set(values)) != len(values):
-        raise ValueError(f"{name}: {values!r} holds a value twice")
-
-
-def _seed(name: str, value: object) -> None:
-    integer(name, value, 0)
-    if value >= 2**63:
-        raise ValueError(f"{name}: expected less than 2^63, which torch's generators hold, got {value}")
-
-
-def _number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
-
-
-def _zero_or_positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or value != 0:
-        positive(name, value)
-
-
-def _is_a(kind: type, name: str, value: object) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{name}: expected {'true or false' if kind is bool else 'a text'}, got {value!r}")
-
-
-_COUNTS = (
-    "block_size", "steps", "n_configurations", "n_test", "batch_size", "samples", "samples_unamortized",
-    "repeats", "long_repeats", "long_repeats_unamortized", "block", "restarts", "restart_iterations",
-)  # fmt: skip
-_CHECKS = {
-    **dict.fromkeys(_COUNTS, partial(integer, minimum=0)),
-    **dict.fromkeys(("latent_dim", "n_samples"), partial(integer, minimum=1)),
-    **dict.fromkeys(("width", "learning_rate", "noise"), _zero_or_positive),
-    **dict.fromkeys(("compiled", "reflect"), partial(_is_a, bool)),
-    "beta": positive,
-    "betas": _betas,
-    "iterations": partial(_listed, what="integers", check=partial(integer, minimum=1)),
-    "activations": partial(_listed, what="activations", check=partial(one_of, choices=ACTIVATIONS)),
-    "angle_degrees": _number,
-    "seed": _seed,
-    "budget": partial(one_of, choices=BUDGETS),
-    "dataset": partial(one_of, choices=DATASETS),
-    "folder": partial(_is_a, str),
-    "device": lambda name, value: device(value),
-}
+    capturing = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+    return not (torch.compiler.is_compiling() or capturing)
 
 
 def check_parameters(**parameters) -> None:
     """Refuse a notebook's parameters that cannot be right, before any cell has run.
 
-    `beta` and `betas` are positive and finite; `latent_dim`, `n_samples` and each of `iterations` at least 1;
-    `seed` at least 0; `block_size` from 0 (one block, the full matrix) to `latent_dim`; other sizes, such as `steps`
-    or `repeats`, with `learning_rate`, `width` and `noise`, 0 (the budget's own) or more; `angle_degrees` any finite
+    `beta`, `betas` and `save_every` are positive and finite; `n_samples`, `n_columns`, `components` and each of
+    `iterations` at least 1; `seed` at least 0; `block_size` from 0 (one block, the full matrix) to `latent_dim`;
+    other sizes, such as `latent_dim` or `steps`, with `learning_rate`, `width` and `noise`, 0 (the budget's own) or
+    more; `regularizer_fraction` more than 0 and at most 1; other weights 0 or more; `angle_degrees` any finite
     number; choices are one of the names known. Names without a rule pass. Raises TypeError or ValueError with the
     name, what was expected and what came.
 
@@ -189,12 +115,33 @@ def check_parameters(**parameters) -> None:
     ...
     ValueError: beta: expected a positive, finite number, got nan
     """
-    for name, value in parameters.items():
-        if name in _CHECKS:
-            _CHECKS[name](name, value)
-    block, width = parameters.get("block_size"), parameters.get("latent_dim")
-    if block is not None and width is not None and block > width:
-        raise ValueError(f"block_size: expected at most latent_dim = {width}, got {block}")
+    checks.check(parameters)
+    if "device" in parameters:
+        device(parameters["device"])
+
+
+def checkpoint_folder(place: str) -> Path | None:
+    """The folder that a notebook's `checkpoints` stands for: none for "", on Google Drive for "drive:NAME".
+
+    On Colab a session's own disk is lost with the connection, and the Drive is not: "drive:NAME" mounts it, asking
+    for a permission once, and is its folder NAME. Raises ValueError for "drive:" away from Colab or without a name.
+
+    >>> checkpoint_folder("") is None, checkpoint_folder("build/grae").as_posix()
+    (True, 'build/grae')
+    """
+    drive, separator, name = place.partition("drive:")
+    if drive or not separator:
+        return Path(place).expanduser() if place else None
+    if not name.strip("/"):
+        raise ValueError(f"checkpoints: expected drive:NAME with the name of a folder, got {place!r}")
+    try:
+        colab = importlib.import_module("google.colab.drive")
+    except ImportError:
+        raise ValueError(
+            f"checkpoints: {place!r} is on Google Drive, which only a Colab notebook can mount"
+        ) from None
+    colab.mount("/content/drive")
+    return Path("/content/drive/MyDrive", name.strip("/"))
 
 
 def torchvision() -> ModuleType:

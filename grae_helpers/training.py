@@ -1,18 +1,20 @@
-"""One explicit training loop: batches by index, one objective, one optimiser, a history."""
+"""One explicit training loop: batches by index, one objective, one optimiser, a history, and checkpoints of it."""
 
-import time
-from collections.abc import Callable, Sequence
+import inspect
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from grae_helpers import losses, models, runtime
-from grae_helpers.likelihoods import Likelihood
+from grae_helpers import runtime
 from grae_helpers.losses import LossTerms
-
-History = dict[str, np.ndarray]
+from grae_helpers.runs import History, Run
+from grae_helpers.stepping import as_float as as_float
 
 
 def fit(
@@ -28,19 +30,37 @@ def fit(
     transform: Callable[[Tensor], Tensor] | None = None,
     log_every: int = 0,
     label: str = "training",
+    precision: str = "float32",
+    channels_last: bool = False,
+    step: str = "eager",
+    checkpoint: str | PathLike | None = None,
+    parameters: Mapping[str, object] | None = None,
+    save_every: float = 60.0,
+    generators: Sequence[torch.Generator] = (),
+    watch: Callable[[int, History], None] | None = None,
 ) -> History:
     """Minimise the batch mean of `objective(x).total` with Adam over the parameters of `modules` (K&P §7).
 
-    The images live on the device, as uint8 where they are, and batches are drawn by index, one shuffled pass
-    after another (the last, smaller batch of a pass is left out). `transform` acts on a batch after its
-    conversion to float32 in [0, 1]. `seed` decides the batches and the objective's noise; the caller's random
-    state is left as it was. Modules are trained in train mode and left in eval mode. `log_every` prints a
-    line every so many steps (0: only a last line; −1: none).
+    The images live on the device, as uint8 where they are, and batches are drawn by index, one shuffled pass after
+    another (the last, smaller batch of a pass is left out). `transform` acts on a batch after its conversion to
+    float32 in [0, 1]. `seed` decides the batches and the objective's noise; the caller's random state is left as it
+    was. Modules are trained in train mode and left in eval mode. `log_every` prints a line every so many steps (0:
+    only a last line; −1: none). Where a line is due, `watch(step, history so far)` is called, which may draw numbers
+    and use the modules in eval mode.
 
-    Shapes: images [n, ...]. Returns arrays of length `steps` under "reconstruction", "latent", "decoder",
-    "total" (batch means, nats) and "seconds" (one number). Raises ValueError for empty images, a batch larger
-    than the data, steps < 1 and images that are not finite; FloatingPointError with step and terms where the
-    objective was NaN or infinite (seen at the next line, or within 100 steps).
+    `precision` "bfloat16" runs the objective under autocast. `step` "compiled" compiles it; "graph" replays the whole
+    step as a CUDA graph, for which the objective must not wait for the device. `channels_last` is the memory format
+    of modules and batches.
+
+    `checkpoint` is a folder: a run that finds its own checkpoint there goes on from it, on the CPU bit for bit as if
+    it had never stopped (same torch, threads and `step`). One is written every `save_every` seconds, at the end, and
+    after the step in which SIGTERM or an interrupt comes. It belongs to the run's data, networks, settings and
+    `parameters` (such as β); only `steps` may grow. `generators` are those the objective draws from, besides torch's.
+
+    Shapes: images [n, ...]. Returns arrays of length `steps` under "reconstruction", "latent", "decoder", "total"
+    (batch means, nats) and "seconds" (one number, over all sessions). Raises ValueError for empty images, a batch
+    larger than the data, steps < 1, images that are not finite, and a checkpoint of another run; FloatingPointError
+    with step and terms where the objective was NaN or infinite (seen at the next line, or within 100 steps).
 
     >>> from grae_helpers import likelihoods, losses, models
     >>> decoder, encoder = models.mlp_decoder(2, 4, [8]), models.mlp_encoder(4, 2, [8], posterior=False)
@@ -49,109 +69,89 @@ def fit(
     >>> history["total"].shape
     (5,)
     """
-    _check(images, steps, batch_size, log_every)
-    images = images.to(device)
-    parameters = [p for module in modules for p in module.to(device).train().parameters()]
-    optimiser = torch.optim.Adam(parameters, lr=learning_rate)
-    batches = _batches(len(images), batch_size, torch.Generator().manual_seed(seed))
-    rows, start = [], time.perf_counter()
-    with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
-        torch.manual_seed(seed)
-        for step in range(1, steps + 1):
-            x = as_float(images[next(batches).to(device)])
-            try:
-                terms = objective(x if transform is None else transform(x))
-            except ValueError as error:
-                # what an objective refuses may be what an earlier step made NaN
-                _check_finite(rows, steps, label)
-                error.add_note(f"{label}: raised by the objective in step {step} of {steps}")
-                raise
-            if not isinstance(terms, LossTerms):
-                raise TypeError(f"objective: expected to return LossTerms, got {type(terms).__name__}")
-            optimiser.zero_grad(set_to_none=True)
-            terms.total.mean().backward()
-            optimiser.step()
-            rows.append(torch.stack([term.detach().mean() for term in (*terms, terms.total)]))
-            if step == steps or step % (log_every if log_every > 0 else 100) == 0:
-                _report(rows, step, steps, start, log_every, label)
-    for module in modules:
+    return _finish([Run(**locals())], None)[0]
+
+
+def fit_many(runs: Sequence[Mapping[str, object]], *, n_steps: int | None = None) -> list[History]:
+    """Train several models side by side, where one does not fill the chip: each of `runs` holds arguments for `fit`.
+
+    On a GPU the runs advance in turn, `n_steps` steps each (default 1), every one on a stream of its own; with
+    step="graph" their kernels overlap. Images that lie on the GPU already are shared, others are copied for each run.
+    On the CPU they run one after another (default: each to its end). Every run has its own random state, so that the
+    numbers are those of separate fits; "seconds" is the time from a run's first step to its last, the others' turns
+    included. Raises what `fit` raises, TypeError for an argument that `fit` does not have, and ValueError for a
+    generator or a checkpoint's folder that two runs share.
+
+    >>> weights = [nn.Linear(1, 1), nn.Linear(1, 1)]
+    >>> objectives = [lambda x, w=w: LossTerms(w(x)[:, 0] ** 2, 0 * x[:, 0], 0 * x[:, 0]) for w in weights]
+    >>> loop = {"images": torch.rand(8, 1), "steps": 3, "batch_size": 4, "log_every": -1}
+    >>> histories = fit_many([{"objective": f, "modules": [w], **loop} for f, w in zip(objectives, weights)])
+    >>> [len(history["total"]) for history in histories]
+    [3, 3]
+    """
+    if n_steps is not None:
+        runtime.integer("n_steps", n_steps, 1)
+    bound = [inspect.signature(fit).bind(**run) for run in runs]
+    for arguments in bound:
+        arguments.apply_defaults()
+    _check_apart([arguments.arguments for arguments in bound])
+    started = [Run(**arguments.arguments) for arguments in bound]
+    on_gpu = [run for run in started if run.device.type == "cuda"]
+    for run in on_gpu:
+        run.leave_the_default_stream()
+    return _finish(started, n_steps or (1 if on_gpu else None))
+
+
+def _check_apart(runs: Sequence[Mapping[str, object]]) -> None:
+    generators = [id(generator) for run in runs for generator in run["generators"]]
+    if len(set(generators)) < len(generators):
+        raise ValueError("generators: expected other ones in every run, got one that two runs share")
+    folders = [Path(run["checkpoint"]).resolve() for run in runs if run["checkpoint"] is not None]
+    if len(set(folders)) < len(folders):
+        raise ValueError("checkpoint: expected a folder for every run, got one that two runs share")
+
+
+def _finish(runs: Sequence[Run], n_steps: int | None) -> list[History]:
+    """Advance the runs in turn to their ends; at a signal, save them all and let it act.
+
+    A caller's handler may choose to go on: then so does training.
+    """
+    while any(not run.finished for run in runs):
+        with _postponed(any(run.given.checkpoint is not None for run in runs)) as caught:
+            while not caught and (unfinished := [run for run in runs if not run.finished]):
+                for run in unfinished:
+                    run.turn(n_steps, caught)
+                    if run.due():
+                        run.save()
+            if caught:
+                for run in runs:
+                    run.save()
+        if caught:
+            signal.raise_signal(caught[0])
+    for module in (module for run in runs for module in run.given.modules):
         module.eval()
-    columns = torch.stack(rows).cpu().numpy().T
-    history = dict(zip((*LossTerms._fields, "total"), columns, strict=True))
-    return {**history, "seconds": np.array(time.perf_counter() - start)}
+    return [run.history() for run in runs]
 
 
-def fit_beta_vae(
-    images: Tensor,
-    likelihood: Likelihood,
-    *,
-    beta: float,
-    latent_dim: int,
-    block_size: int | None = 1,
-    width: float = 1.0,
-    seed: int = 0,
-    **loop,
-) -> tuple[models.Encoder, models.Decoder, History]:
-    """A β-VAE of App. D's MNIST networks, trained as in K&P §7 (one draw of z): encoder, decoder, history.
+@contextmanager
+def _postponed(wanted: bool) -> Iterator[list[int]]:
+    """Collect an interrupt or SIGTERM instead of acting on it mid-step; a second one acts at once.
 
-    `images` are [n, 1, 28, 28]; `loop` goes to `fit`. `seed` decides the initial weights too.
+    Only the main thread can, and only for handlers that Python knows and that do not ignore the signal.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = models.mnist_encoder(latent_dim, width=width, block_size=block_size)
-        decoder = models.mnist_decoder(latent_dim, width=width)
+    caught, handlers = [], {}
 
-    def objective(x: Tensor) -> LossTerms:
-        return losses.beta_vae(x, encoder(x), decoder, likelihood, beta)
+    def note(number: int, frame: object) -> None:
+        caught.append(number)
+        signal.signal(number, handlers[number])
 
-    history = fit(objective, [encoder, decoder], images, seed=seed, **loop)
-    return encoder, decoder, history
-
-
-def as_float(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1]; floating images as they are.
-
-    >>> as_float(torch.tensor([255], dtype=torch.uint8))
-    tensor([1.])
-    """
-    return images.float() / 255 if images.dtype == torch.uint8 else images
-
-
-def _check(images: Tensor, steps: int, batch_size: int, log_every: int) -> None:
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(f"images: expected uint8 or floating point, got {images.dtype}")
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        runtime.integer(name, value, 1)
-    if not batch_size <= len(images):
-        raise ValueError(f"batch_size: expected 1 to the {len(images)} images there are, got {batch_size}")
-    runtime.integer("log_every", log_every, -1)
-    if images.is_floating_point() and not torch.isfinite(images).all():
-        raise ValueError("images: expected finite pixels, got NaN or infinity")
-
-
-def _batches(n: int, batch_size: int, generator: torch.Generator):
-    while True:
-        yield from torch.randperm(n, generator=generator)[: n // batch_size * batch_size].split(batch_size)
-
-
-def _report(rows: list[Tensor], step: int, steps: int, start: float, log_every: int, label: str) -> None:
-    """Check that the terms are finite, which waits for the device, and print a line that reads in a log."""
-    _check_finite(rows, steps, label)
-    if log_every >= 0 and (log_every > 0 or step == steps):
-        meter = tqdm.format_meter(step, steps, time.perf_counter() - start, ncols=60, unit="step", ascii=True)
-        print(f"{label} {meter} {_text(rows[-1])}", flush=True)
-
-
-def _check_finite(rows: list[Tensor], steps: int, label: str) -> None:
-    finite = torch.isfinite(torch.stack(rows)[:, -1]).tolist() if rows else []
-    if not all(finite):
-        first = finite.index(False)
-        raise FloatingPointError(
-            f"{label}: not finite since step {first + 1} of {steps}: {_text(rows[first])}"
-        )
-
-
-def _text(row: Tensor) -> str:
-    reconstruction, latent, decoder, total = row.tolist()
-    terms = f"reconstruction {reconstruction:.2f} + latent {latent:.2f} + decoder {decoder:.2f}"
-    return f"total {total:.2f} = {terms}"
+    if wanted and threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: old for number, old in handlers.items() if old not in (None, signal.SIG_IGN)}
+    try:
+        for number in handlers:
+            signal.signal(number, note)
+        yield caught
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -46,7 +46,7 @@ import time
 import numpy as np
 import torch
 
-from grae_helpers import data, geometry, jacobians, likelihoods, losses, models
+from grae_helpers import autoencoders, data, geometry, jacobians, likelihoods, losses, models
 from grae_helpers import plotting, posteriors, published, results, runtime, training
 
 PARAMETERS = dict(
@@ -55,6 +55,7 @@ PARAMETERS = dict(
     learning_rate=learning_rate, seed=seed, device=device,
 )
 runtime.check_parameters(**PARAMETERS)
+runtime.integer("latent_dim", latent_dim, 1)
 started, where = time.perf_counter(), runtime.device(device)
 plotting.use_style()
 likelihood = likelihoods.Gaussian()  # unit variance, as in the paper
@@ -178,8 +179,8 @@ jobs = [
 # %% tags=["hide-output"]
 measured = {}  # (β, d, b) → Σ, JᵀJ and the reconstructions over the test images
 for beta_i, d, b in jobs:
-    encoder, decoder, _ = training.fit_beta_vae(
-        train.images, likelihood, beta=beta_i, latent_dim=d, block_size=b, width=sizes.width, seed=seed,
+    encoder, decoder, _ = autoencoders.fit(
+        "beta_vae", train.images, likelihood, beta=beta_i, latent_dim=d, block_size=b, width=sizes.width, seed=seed,
         steps=sizes.steps, batch_size=sizes.batch_size, learning_rate=sizes.learning_rate, device=where,
         label=f"β={beta_i} d={d} {posteriors.family_name(b)}",
     )

@@ -47,7 +47,7 @@ import time
 import numpy as np
 import torch
 
-from grae_helpers import data, geometry, likelihoods, losses
+from grae_helpers import autoencoders, data, geometry, likelihoods, losses
 from grae_helpers import plotting, posteriors, published, results, runtime, training
 
 PARAMETERS = dict(
@@ -56,6 +56,7 @@ PARAMETERS = dict(
     seed=seed, device=device,
 )
 runtime.check_parameters(**PARAMETERS)
+runtime.integer("latent_dim", latent_dim, 1)
 started, where = time.perf_counter(), runtime.device(device)
 plotting.use_style()
 likelihood = likelihoods.Gaussian()
@@ -154,8 +155,8 @@ plotting.show(f"Data: {train.source}. {len(train):,} images to train on, {len(he
 values = {}  # (b, β) → the objectives of every test image
 for b in blocks:
     for beta_i in grid:
-        encoder, decoder, _ = training.fit_beta_vae(
-            train.images, likelihood, beta=beta_i, latent_dim=latent_dim, block_size=b, width=sizes.width,
+        encoder, decoder, _ = autoencoders.fit(
+            "beta_vae", train.images, likelihood, beta=beta_i, latent_dim=latent_dim, block_size=b, width=sizes.width,
             steps=sizes.steps, batch_size=sizes.batch_size, learning_rate=sizes.learning_rate, seed=seed,
             device=where, label=f"{posteriors.family_name(b)} β={beta_i}",
         )

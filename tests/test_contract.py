@@ -12,18 +12,27 @@ import grae_helpers
 
 FOLDER = Path(grae_helpers.__file__).parent
 LEVELS = [
+    ["checks"],
     ["runtime"],
-    ["data", "models", "posteriors", "likelihoods", "decoding", "downloads", "folders", "storage"],
+    [
+        "data", "models", "posteriors", "likelihoods", "decoding", "downloads", "folders", "storage", "archives",
+        "procedural", "portraits", "drawing",
+    ],
+    ["tangents"],
     ["jacobians"],
+    ["regularizers"],
     ["losses"],
+    ["checkpoints", "stepping"],
+    ["runs"],
     ["training"],
+    ["autoencoders"],
     [
         "priors", "identifiability", "angles", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness",
-        "geometry", "fid",
+        "geometry", "smoothness", "fid",
     ],
     [
         "results", "published", "plotting", "plotting_theory", "plotting_latents", "plotting_dependence",
-        "plotting_uniqueness", "sliders",
+        "plotting_uniqueness", "plotting_training", "plotting_samples", "sliders",
     ],
     ["sweep"],
 ]
@@ -31,15 +40,18 @@ ORDER = {name: level for level, names in enumerate(LEVELS) for name in names}
 # Within a level: models are made of posteriors, a data source of its machinery, a part's figures of the one
 # style.
 SIDEWAYS = {
-    ("models", "posteriors"), ("data", "downloads"), ("data", "folders"), ("downloads", "storage"),
-    ("folders", "storage"), ("folders", "downloads"), ("data", "storage"),
+    ("models", "posteriors"), ("data", "downloads"), ("data", "folders"), ("data", "archives"), ("data", "procedural"),
+    ("archives", "downloads"), ("archives", "folders"), ("folders", "downloads"), ("procedural", "drawing"),
+    ("procedural", "portraits"), ("portraits", "drawing"),
     ("plotting_theory", "plotting"), ("plotting_latents", "plotting"), ("plotting_dependence", "plotting"),
-    ("plotting_uniqueness", "plotting"), ("uniqueness", "identifiability"), ("uniqueness", "linear_vae"),
+    ("plotting_uniqueness", "plotting"), ("plotting_training", "plotting"), ("plotting_samples", "plotting"),
+    ("uniqueness", "identifiability"), ("uniqueness", "linear_vae"),
     ("uniqueness", "toy_vae"), ("uniqueness", "quadrature"), ("toy_vae", "quadrature"),
     ("identifiability", "priors"),
 }  # fmt: skip
 CORE = [
-    "runtime", "models", "posteriors", "likelihoods", "decoding", "jacobians", "losses", "training",
+    "checks", "runtime", "models", "posteriors", "likelihoods", "decoding", "tangents", "jacobians", "regularizers",
+    "losses", "checkpoints", "stepping", "training", "autoencoders", "smoothness", "procedural",
     "priors", "identifiability", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness",
 ]  # fmt: skip
 
@@ -63,8 +75,13 @@ CONTRACT = {
     "identifiability.rotation_angle": "(latents, inferred)",
     "losses.beta_vae": "(x, posterior, decoder, likelihood, beta, *, n_samples=1)",
     "losses.taylor": "(x, posterior, decoder, likelihood, beta, *, hessian='gauss_newton')",
-    "losses.grae": "(x, code, decoder, likelihood, beta, *, block_size=None, hessian='gauss_newton')",
-    "losses.grae_approx": "(x, code, decoder, likelihood, beta, *, n_columns=1, generator=None)",
+    "losses.grae": "(x, code, decoder, likelihood, beta, *, block_size=None, hessian='gauss_newton', "
+    "encoder_weight=1.0, decoder_weight=1.0)",
+    "losses.grae_approx": "(x, code, decoder, likelihood, beta, *, n_columns=1, generator=None, "
+    "regularizer_fraction=1.0, encoder_weight=1.0, decoder_weight=1.0, orthogonality=0.0)",
+    "losses.rae": "(x, code, decoder, likelihood, beta, *, penalty=1.0, regularizer='gradient', n_probes=1, "
+    "generator=None)",
+    "losses.autoencoder": "(x, code, decoder, likelihood)",
 }
 
 
@@ -155,7 +172,7 @@ def test_everything_public_has_a_docstring(name):
 @pytest.mark.parametrize("name", CORE)
 def test_every_public_function_has_an_example(name):
     # What needs the machine's state has no stable output to show.
-    exempt = {"torchvision", "fit_beta_vae"}
+    exempt = {"torchvision"}
     parser = doctest.DocTestParser()
     functions = {k: v for k, v in public(name).items() if inspect.isfunction(v) and k not in exempt}
     assert not [k for k, v in functions.items() if not parser.get_examples(v.__doc__)]

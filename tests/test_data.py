@@ -180,6 +180,13 @@ def test_floats_choose_scale_and_leave_the_images_alone():
     assert torch.equal(digits.images, before)
 
 
+def test_n_takes_the_first_images():
+    digits, fewer = data.load("digits"), data.load("digits", n=20)
+    assert torch.equal(fewer.images, digits.images[:20]) and torch.equal(fewer.labels, digits.labels[:20])
+    assert len(data.load("digits", "test", n=10_000)) == 359
+    assert digits.factors is None and digits.factor_names == ()
+
+
 def test_images_are_frozen():
     with pytest.raises(AttributeError):
         data.load("digits").name = "mnist"
@@ -214,10 +221,15 @@ def test_binarize_refuses_integers_nan_and_values_outside():
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("mnits",), {}, "digits, mnist, fashion_mnist, image_folder; got 'mnits'"),
-        (("digits", "valid"), {}, "\"train\" or \"test\", got 'valid'"),
+        (("mnits",), {}, "lfw, image_folder, sprites, faces; got 'mnits'"),
+        (("digits", "valid"), {}, '"train" or "test", got \'valid\''),
         (("digits",), {"path": "x", "size": 8}, "digits takes no path, size"),
         (("image_folder",), {}, "path="),
+        (("mnist",), {"size": 32}, "mnist takes no size"),
+        (("digits",), {"n": 0}, "n: expected a positive integer, got 0"),
+        (("digits",), {"n": 2.0}, "n: expected a positive integer, got 2.0"),
+        (("faces",), {"size": True}, "size: expected a positive integer, got True"),
+        (("sprites",), {"channels": 2}, "channels: expected 1 or 3, got 2"),
         (("image_folder",), {"path": ".", "size": 0}, "size"),
         (("image_folder",), {"path": ".", "size": 8.0}, "size"),
         (("image_folder",), {"path": ".", "channels": 4}, "channels"),
@@ -240,6 +252,7 @@ def test_idx_files_are_read_as_they_are(data_folder):
         assert loaded.labels.tolist() == list(FILES[labels][8:])
         assert loaded.images.shape == (n, 1, 28, 28)
         assert loaded.source == "mnist: found under $GRAE_DATA"
+        assert torch.equal(data.load("mnist", split, n=2).images, loaded.images[:2])
     assert cached_files(data_folder.parents[2]) == []
 
 
@@ -516,6 +529,23 @@ def test_a_folder_is_split_labelled_and_resized(pictures):
         assert part.classes == ("a", "b")
         assert torch.equal(part.labels, (part.images[:, 0, 8, 8] > 128).long())
         assert part.source == f"image_folder: {len(part)} images from pictures, cropped and resized to 16×16"
+
+
+def test_n_spreads_over_the_folder_and_smaller_sets_are_inside_larger_ones(pictures):
+    for number, name in enumerate(["b", "deep/a"]):
+        for file in sorted((pictures / name).glob("*g")) + sorted((pictures / name).glob("*G")):
+            paint(file, (int(file.stem) * 10, 0, 50 * number + 50))
+    train = data.load("image_folder", path=pictures, size=4)
+    rows = [tuple(image[:, 0, 0].tolist()) for image in train.images]
+    before = set()
+    for n in (1, 5, 12, len(train), 99):
+        some = data.load("image_folder", path=pictures, size=4, n=n)
+        chosen = [tuple(image[:, 0, 0].tolist()) for image in some.images]
+        assert len(some) == len(some.labels) == min(n, len(train))
+        assert before <= set(chosen) and chosen == [row for row in rows if row in set(chosen)]
+        before = set(chosen)
+        if n == 12:
+            assert set(some.labels.tolist()) == {0, 1}
 
 
 def test_the_split_does_not_change_when_images_are_added(pictures):

@@ -122,10 +122,7 @@ def test_a_direct_optimiser_over_the_covariance_reaches_grae(block):
                     scale[row, column] = np.exp(value) if row == column else value
             sigma = scale @ scale.T
             kl = 0.5 * (
-                CODE[i].numpy() @ CODE[i].numpy()
-                + np.trace(sigma)
-                - 2 * np.log(np.diag(scale)).sum()
-                - LATENT
+                CODE[i].numpy() @ CODE[i].numpy() + np.trace(sigma) - 2 * np.log(np.diag(scale)).sum() - LATENT
             )
             return float(reconstruction[i]) - 0.5 * np.trace(h[i].numpy() @ sigma) + beta * kl
 
@@ -150,10 +147,7 @@ def test_linear_decoder_with_gaussian_pixels_has_a_closed_form(block, beta):
         torch.distributions.MultivariateNormal(torch.zeros_like(mean), torch.eye(LATENT, dtype=DOUBLE)),
     )
     for hessian in ("gauss_newton", "exact"):
-        assert (
-            relative(losses.taylor(X, q, decoder, Gaussian(variance), beta, hessian=hessian).total, elbo)
-            < 1e-10
-        )
+        assert relative(losses.taylor(X, q, decoder, Gaussian(variance), beta, hessian=hessian).total, elbo) < 1e-10
     precision = torch.eye(LATENT, dtype=DOUBLE) + weight.T @ weight / (variance * beta)
     expected = residual.square().sum(1) / (2 * variance) + constant + beta / 2 * mean.square().sum(1)
     expected = expected + beta / 2 * float(log_dets(precision[None].numpy(), block)[0])
@@ -176,9 +170,7 @@ def test_beta_vae_is_the_elbo_by_quadrature(name, block):
     ).detach()
     torch.manual_seed(0)
     with torch.no_grad():
-        draws = [
-            losses.beta_vae(x, q, decoder, likelihood, 0.5, n_samples=2000).reconstruction for _ in range(20)
-        ]
+        draws = [losses.beta_vae(x, q, decoder, likelihood, 0.5, n_samples=2000).reconstruction for _ in range(20)]
     error = torch.stack(draws).std(0) / 20**0.5
     assert ((torch.stack(draws).mean(0) - expected).abs() < 4.5 * error).all()
     assert (error < 0.02 * expected).all()
@@ -200,9 +192,7 @@ def test_taylor_approaches_the_elbo_at_third_order_in_the_scale():
     for shift in (-2.0, -3.0):
         q = gaussian_posterior(None, d=2, shift=shift)
         q = posteriors.gaussian(q.mean, torch.tensor([[shift, 0.0, shift]], dtype=DOUBLE).expand(BATCH, 3))
-        exact = hermite_expectation(
-            lambda z: -Gaussian().log_prob(X, decoder(z)), q.mean, posteriors.scale(q)
-        )
+        exact = hermite_expectation(lambda z: -Gaussian().log_prob(X, decoder(z)), q.mean, posteriors.scale(q))
         terms = losses.taylor(X, q, decoder, Gaussian(), 1.0, hessian="exact")
         errors.append((terms.reconstruction + terms.decoder - exact).abs().max().item())
     assert errors[1] == pytest.approx(errors[0] * np.exp(-4), rel=0.2)  # odd moments vanish: fourth order
@@ -229,9 +219,7 @@ def test_grae_approx_draws_every_column_per_sample_uniformly():
         return z * torch.arange(1.0, LATENT + 1)
 
     generator = torch.Generator().manual_seed(0)
-    found = losses.grae_approx(
-        torch.zeros(3000, LATENT), code, decoder, Gaussian(), 1.0, generator=generator
-    ).decoder
+    found = losses.grae_approx(torch.zeros(3000, LATENT), code, decoder, Gaussian(), 1.0, generator=generator).decoder
     for column in range(LATENT):
         value = LATENT / 2 * np.log1p((column + 1) ** 2)
         seen.append(int(torch.isclose(found, torch.tensor(value, dtype=found.dtype)).sum()))
@@ -277,17 +265,12 @@ def test_columns_that_sum_to_zero_are_still_penalised():
     assert summed.abs().max() < 1e-12
     squares = decoder.weight.square().sum(0).detach()
     expected = 0.5 * torch.log1p(squares).sum().expand(BATCH)
-    assert (
-        relative(losses.grae_approx(X, code, decoder, Gaussian(), 1.0, n_columns=LATENT).decoder, expected)
-        < 1e-12
-    )
+    assert relative(losses.grae_approx(X, code, decoder, Gaussian(), 1.0, n_columns=LATENT).decoder, expected) < 1e-12
     assert relative(losses.grae(X, code, decoder, Gaussian(), 1.0, block_size=1).decoder, expected) < 1e-12
     assert (losses.grae_approx(X, code, decoder, Gaussian(), 1.0).decoder > 0).all()
     standard = Independent(Normal(CODE, torch.ones_like(CODE)), 1)
     assert (
-        relative(
-            losses.taylor(X, standard, decoder, Gaussian(), 1.0).decoder, (squares.sum() / 2).expand(BATCH)
-        )
+        relative(losses.taylor(X, standard, decoder, Gaussian(), 1.0).decoder, (squares.sum() / 2).expand(BATCH))
         < 1e-12
     )
 
@@ -295,9 +278,7 @@ def test_columns_that_sum_to_zero_are_still_penalised():
 def objectives(name="unit", block=2, decoder=None, encode=None, x=None):
     likelihood, pixels, net = MODELS[name]
     decoder, x = decoder or net, pixels if x is None else x
-    mean, raw = (
-        (CODE, 0.3 * normal(BATCH, posteriors.n_raw(LATENT, block), seed=3)) if encode is None else encode
-    )
+    mean, raw = (CODE, 0.3 * normal(BATCH, posteriors.n_raw(LATENT, block), seed=3)) if encode is None else encode
 
     def q():
         value = mean() if callable(mean) else mean
@@ -310,19 +291,35 @@ def objectives(name="unit", block=2, decoder=None, encode=None, x=None):
         torch.manual_seed(0)
         return losses.beta_vae(x, q(), decoder, likelihood, 2.0, n_samples=2)
 
-    def approx():
+    def approx(**options):
         generator = torch.Generator().manual_seed(0)
-        return losses.grae_approx(x, code(), decoder, likelihood, 2.0, n_columns=2, generator=generator)
+        options = {"n_columns": 2, "generator": generator, **options}
+        return losses.grae_approx(x, code(), decoder, likelihood, 2.0, **options)
+
+    def rae(**options):
+        generator = torch.Generator().manual_seed(0)
+        return losses.rae(x, code(), decoder, likelihood, 2.0, penalty=0.7, generator=generator, **options)
+
+    weights = {"encoder_weight": 0.3, "decoder_weight": 1.7}
 
     return {
         "beta_vae": beta_vae,
         "taylor": lambda: losses.taylor(x, q(), decoder, likelihood, 2.0),
         "taylor_exact": lambda: losses.taylor(x, q(), decoder, likelihood, 2.0, hessian="exact"),
         "grae": lambda: losses.grae(x, code(), decoder, likelihood, 2.0, block_size=block),
-        "grae_exact": lambda: losses.grae(
-            x, code(), decoder, likelihood, 20.0, block_size=block, hessian="exact"
-        ),
+        "grae_exact": lambda: losses.grae(x, code(), decoder, likelihood, 20.0, block_size=block, hessian="exact"),
+        "grae_weighted": lambda: losses.grae(x, code(), decoder, likelihood, 2.0, block_size=block, **weights),
         "grae_approx": approx,
+        "grae_approx_part": lambda: approx(regularizer_fraction=0.5),
+        "grae_approx_pairs": lambda: approx(n_columns=3, orthogonality=0.6, **weights),
+        "grae_approx_all": lambda: approx(regularizer_fraction=0.5, orthogonality=0.6, **weights),
+        "rae_gradient": lambda: rae(n_probes=2),
+        **(
+            {}
+            if callable(decoder) and not isinstance(decoder, nn.Module)
+            else {"rae_l2": lambda: rae(regularizer="l2")}
+        ),
+        "autoencoder": lambda: losses.autoencoder(x, code(), decoder, likelihood),
     }
 
 
@@ -347,9 +344,7 @@ def test_gradients_in_train_mode_with_batch_norm(objective):
     decoder, encoder = normalised_network(LATENT, 6, D), normalised_network(D, 6, LATENT, seed=5)
     raw = 0.3 * normal(BATCH, posteriors.n_raw(LATENT, 2), seed=3)
     loss = objectives(decoder=decoder, encode=(lambda: encoder(X), raw))[objective]
-    error = gradient_error(
-        lambda: loss().total.mean(), [*encoder.parameters(), *decoder.parameters()], step=1e-3
-    )
+    error = gradient_error(lambda: loss().total.mean(), [*encoder.parameters(), *decoder.parameters()], step=1e-3)
     assert error < 1e-7
 
 
@@ -360,7 +355,7 @@ def test_train_mode_values_are_those_of_frozen_statistics():
     for objective in set(OBJECTIVES) - {"beta_vae"}:
         assert relative(live[objective]().total, still[objective]().total) < 1e-10
     hidden = objectives(decoder=lambda z: decoder(z))
-    for objective in set(OBJECTIVES) - {"beta_vae"}:
+    for objective in set(hidden) - {"beta_vae"}:
         assert relative(hidden[objective]().total, still[objective]().total) < 1e-10
 
 
@@ -376,9 +371,7 @@ def test_each_objective_is_one_forward_pass_to_the_running_statistics(objective)
     else:
         expected(CODE)
     found = buffers(decoder)
-    assert all(
-        torch.allclose(found[name], value, rtol=1e-12, atol=0) for name, value in buffers(expected).items()
-    )
+    assert all(torch.allclose(found[name], value, rtol=1e-12, atol=0) for name, value in buffers(expected).items())
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -387,9 +380,8 @@ def test_eval_mode_changes_nothing_and_is_per_sample(objective):
     before = buffers(decoder)
     whole = objectives(decoder=decoder)[objective]().total
     assert same_buffers(decoder, before)
-    if objective in ("beta_vae", "grae_approx"):
+    if not (objective.startswith("taylor") or objective in ("grae", "grae_exact")):
         return
-    q = gaussian_posterior(2)
     for i in range(2):
         part = slice(i, i + 1)
         raw = 0.3 * normal(BATCH, posteriors.n_raw(LATENT, 2), seed=3)
@@ -435,9 +427,7 @@ def test_float32_agrees_with_float64(d, width, hidden, name):
 
     def agree(found, expected):
         assert found.total.dtype == torch.float32
-        assert all(
-            relative(a.double(), b) < 1e-4 for a, b in zip(found, expected, strict=True) if b.abs().max() > 0
-        )
+        assert all(relative(a.double(), b) < 1e-4 for a, b in zip(found, expected, strict=True) if b.abs().max() > 0)
 
     for beta in (1e-4, 10.0):
         for block, kind in itertools.product((1, min(d, 50), None), kinds):
@@ -499,6 +489,9 @@ CALLS = {
         x, CODE if code is None else code, dec, lik or Gaussian(), beta, **o
     ),
     "grae_approx": lambda x=X, code=None, dec=DECODER, lik=None, beta=1.0, **o: losses.grae_approx(
+        x, CODE if code is None else code, dec, lik or Gaussian(), beta, **o
+    ),
+    "rae": lambda x=X, code=None, dec=DECODER, lik=None, beta=1.0, **o: losses.rae(
         x, CODE if code is None else code, dec, lik or Gaussian(), beta, **o
     ),
 }
@@ -602,7 +595,7 @@ def test_bad_numbers_of_columns_and_samples(n, error):
 @pytest.mark.parametrize(
     "code", [normal(LATENT), normal(BATCH, 1, LATENT), normal(BATCH - 1, LATENT), normal(BATCH, 0)]
 )
-@pytest.mark.parametrize("name", ["grae", "grae_approx"])
+@pytest.mark.parametrize("name", ["grae", "grae_approx", "rae"])
 def test_bad_codes(name, code):
     with pytest.raises(ValueError, match=r"(code|z|x and g|decoder): expected"):
         CALLS[name](code=code)
@@ -613,9 +606,7 @@ def test_bad_posteriors(name):
     with pytest.raises(TypeError, match="posterior: expected a torch distribution, got Tensor"):
         CALLS[name](q=CODE)
     for q in (gaussian_posterior(1, batch=BATCH - 1), Normal(CODE, torch.ones_like(CODE))):
-        with pytest.raises(
-            ValueError, match=r"posterior: expected batch \[6\] .* and event \[d\], got batch"
-        ):
+        with pytest.raises(ValueError, match=r"posterior: expected batch \[6\] .* and event \[d\], got batch"):
             CALLS[name](q=q)
 
 
@@ -651,3 +642,126 @@ def test_inputs_are_not_changed():
         loss()
     assert torch.equal(X, kept[0])
     assert torch.equal(CODE, kept[1])
+
+
+def parts(name: str) -> tuple[dict[str, np.ndarray], tuple]:
+    """What the objectives are made of, by finite differences in numpy: ½‖h‖², the columns' squares, their cosines."""
+    likelihood, x, decoder = MODELS[name]
+    gram = -curvatures(name, "gauss_newton")
+    squares = np.diagonal(gram, axis1=1, axis2=2)
+    cosines = np.square(gram) / (squares[:, :, None] * squares[:, None, :])
+    found = {"code": np.square(CODE.numpy()).sum(1) / 2, "squares": squares,
+             "pairs": (cosines.sum((1, 2)) - LATENT) / 2, "matrix": gram}  # fmt: skip
+    return found, (x, CODE, decoder, likelihood, 0.4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_multiply_the_terms(name):
+    found, arguments = parts(name)
+    weights = {"encoder_weight": 0.3, "decoder_weight": 1.7}
+    terms = losses.grae_approx(*arguments, n_columns=LATENT, orthogonality=0.6, **weights)
+    paid = 1.7 * 0.2 * np.log1p(found["squares"] / 0.4).sum(1) + 0.6 * 0.2 * found["pairs"]
+    assert relative(terms.latent, torch.tensor(0.3 * 0.4 * found["code"])) < 1e-12
+    assert relative(terms.decoder, torch.tensor(paid)) < 1e-8
+    terms = losses.grae(*arguments, **weights)
+    assert relative(terms.latent, torch.tensor(0.3 * 0.4 * found["code"])) < 1e-12
+    exact = 1.7 * 0.2 * np.linalg.slogdet(np.eye(LATENT) + found["matrix"] / 0.4)[1]
+    assert relative(terms.decoder, torch.tensor(exact)) < 1e-8
+    none = losses.grae_approx(*arguments, encoder_weight=0, decoder_weight=0)
+    assert relative(none.total, losses.autoencoder(*arguments[:4]).total) < 1e-15
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_regularised_autoencoders_term_by_term(name):
+    found, arguments = parts(name)
+    x, _, decoder, likelihood, beta = arguments
+    reconstruction = -likelihood.log_prob(x, decoder(CODE))
+    generator = torch.Generator().manual_seed(0)
+    repeated = (x.repeat(2000, 1), CODE.repeat(2000, 1), decoder, likelihood, beta)
+    with torch.no_grad():
+        gradient = losses.rae(*repeated, penalty=0.7, n_probes=4, generator=generator).decoder.view(2000, BATCH)
+    expected = 0.7 / 2 * found["squares"].sum(1)
+    assert ((gradient.mean(0) - torch.tensor(expected)).abs() < 4 * gradient.std(0) / 2000**0.5).all()
+    decay = losses.rae(*arguments, penalty=0.7, regularizer="l2")
+    norm = sum(np.square(p.detach().numpy()).sum() for p in decoder.parameters())
+    assert relative(decay.decoder, torch.full((BATCH,), 0.7 / 2 * norm, dtype=DOUBLE)) < 1e-12
+    for terms in (losses.rae(*arguments), decay, losses.rae(*arguments, penalty=0.0)):
+        assert relative(terms.reconstruction, reconstruction) < 1e-14
+        assert relative(terms.latent, torch.tensor(0.4 * found["code"])) < 1e-12
+    assert torch.equal(losses.rae(*arguments, penalty=0).decoder, torch.zeros(BATCH, dtype=DOUBLE))
+    plain = losses.autoencoder(*arguments[:4])
+    assert relative(plain.total, reconstruction) < 1e-14
+    assert not plain.latent.any() and not plain.decoder.any()
+
+
+def test_a_part_of_the_batch_leaves_the_other_terms_and_the_order():
+    options = {"generator": torch.Generator().manual_seed(3), "n_columns": LATENT}
+    part = losses.grae_approx(X, CODE, DECODER, Gaussian(), 0.4, regularizer_fraction=0.5, **options)
+    whole = losses.grae_approx(X, CODE, DECODER, Gaussian(), 0.4, n_columns=LATENT)
+    assert relative(part.reconstruction, whole.reconstruction) < 1e-14
+    assert torch.equal(part.latent, whole.latent)
+    kept = part.decoder > 0
+    assert int(kept.sum()) == BATCH // 2
+    assert relative(part.decoder[kept], 2 * whole.decoder[kept]) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["rae", "grae_approx"])
+def test_the_generator_decides_probes_and_the_part_of_the_batch(name):
+    options = {"regularizer_fraction": 0.5} if name == "grae_approx" else {}
+
+    def draw(seed):
+        return CALLS[name](generator=torch.Generator().manual_seed(seed), **options).decoder
+
+    state = torch.get_rng_state()
+    assert torch.equal(draw(0), draw(0))
+    assert not torch.equal(draw(0), draw(1))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("grae_approx", {"regularizer_fraction": 0.0}, ValueError, "regularizer_fraction: expected a positive"),
+        ("grae_approx", {"regularizer_fraction": 1.1}, ValueError, "regularizer_fraction: .* at most 1, got 1.1"),
+        ("grae_approx", {"regularizer_fraction": "half"}, TypeError, "regularizer_fraction: expected"),
+        ("grae_approx", {"encoder_weight": -0.1}, ValueError, "encoder_weight: expected .* got -0.1"),
+        ("grae_approx", {"decoder_weight": float("nan")}, ValueError, "decoder_weight: expected .* got nan"),
+        ("grae_approx", {"orthogonality": float("inf")}, ValueError, "orthogonality: expected .* got inf"),
+        ("grae_approx", {"orthogonality": 1.0}, ValueError, "n_columns of at least 2, whose pairs it takes, got 1"),
+        ("grae", {"encoder_weight": -1}, ValueError, "encoder_weight: expected"),
+        ("grae", {"decoder_weight": None}, TypeError, "decoder_weight: expected"),
+        ("rae", {"penalty": -1.0}, ValueError, "penalty: expected .* got -1"),
+        ("rae", {"regularizer": "L2"}, ValueError, "regularizer: expected .*gradient.*l2.*got 'L2'"),
+        ("rae", {"n_probes": 0}, ValueError, "n_probes: expected"),
+        ("rae", {"regularizer": "l2", "dec": lambda z: DECODER(z)}, TypeError, "expected a module.*got function"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_options(name, options, error, message):
+    with pytest.raises(error, match=message):
+        CALLS[name](**options)
+
+
+@pytest.mark.parametrize("objective", ["beta_vae", "grae", "grae_approx", "rae_gradient", "rae_l2", "autoencoder"])
+@pytest.mark.parametrize("likelihood", [Gaussian(0.3), Bernoulli()], ids=["gaussian", "logits"])
+def test_terms_are_single_precision_under_autocast(objective, likelihood):
+    """Networks in bfloat16; sums over pixels and log-determinants are not, and keep within a few per cent."""
+
+    def terms(enabled):
+        torch.manual_seed(0)
+        encoder = models.mnist_encoder(4, width=1 / 32, posterior=objective == "beta_vae")
+        decoder = models.mnist_decoder(4, width=1 / 32, output="identity")
+        x = (torch.rand(8, 1, 28, 28) > 0.5).float()
+        options = {"grae_approx": {"n_columns": 4}, "rae_gradient": {"n_probes": 2}, "rae_l2": {"regularizer": "l2"}}
+        loss = getattr(losses, objective.split("_", 1)[0] if objective.startswith("rae") else objective)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            code = encoder(x)
+            arguments = (x, code, decoder, likelihood, 0.5)[: 4 if objective == "autoencoder" else 5]
+            torch.manual_seed(1)
+            found = loss(*arguments, **options.get(objective, {}))
+        torch.autograd.grad(found.total.sum(), list(decoder.parameters()), allow_unused=True)
+        return found
+
+    for half, single in zip(terms(True), terms(False), strict=True):
+        assert half.dtype == torch.float32
+        assert (half - single).abs().max() <= 0.03 * single.abs().max()

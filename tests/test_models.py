@@ -138,3 +138,50 @@ def test_bad_arguments():
     for width, error in ((0, ValueError), (-1.0, ValueError), (float("nan"), ValueError), ("1", TypeError)):
         with pytest.raises(error, match="width: expected a positive"):
             models.mnist_decoder(8, width=width)
+
+
+def largest(weight: torch.Tensor) -> float:
+    """The largest singular value of a weight as a matrix of outputs by everything else."""
+    return float(np.linalg.svd(weight.detach().flatten(1).double().numpy(), compute_uv=False)[0])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: models.mnist_decoder(4, width=1 / 32), lambda: models.mlp_decoder(4, 9, [16])]
+)
+def test_spectral_norm_bounds_every_weight(make):
+    torch.manual_seed(0)
+    decoder = make()
+    for parameter in decoder.parameters():
+        parameter.data.mul_(3)
+    assert models.spectral_norm(decoder) is decoder
+    for _ in range(60):  # of power iteration, one a pass
+        decoder(torch.randn(4, 4))
+    decoder.eval()
+    layers = [m for m in decoder.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+    assert layers
+    for layer in layers:
+        weight = layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+        original = layer.parametrizations.weight.original
+        assert largest(weight) == pytest.approx(1, abs=5e-3)
+        original = original.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else original
+        assert relative(weight * largest(original), original) < 5e-3
+    before = [p.detach().clone() for p in decoder.state_dict().values()]
+    decoder(torch.randn(4, 4))
+    assert all(torch.equal(a, b) for a, b in zip(before, decoder.state_dict().values(), strict=True))
+
+
+def test_a_multilayer_perceptron_under_spectral_norm_is_1_lipschitz():
+    torch.manual_seed(0)
+    decoder = models.spectral_norm(models.mlp_decoder(4, 9, [16, 16], hidden="tanh"))
+    for _ in range(60):
+        decoder(torch.randn(4, 4))
+    decoder.eval()
+    a, b = torch.randn(200, 4), torch.randn(200, 4)
+    assert ((decoder(a) - decoder(b)).norm(dim=1) <= (a - b).norm(dim=1) * 1.005).all()
+
+
+def test_spectral_norm_is_applied_once_and_trains_the_original_weight():
+    layer = models.spectral_norm(models.spectral_norm(nn.Linear(3, 2)))
+    assert len(layer.parametrizations.weight) == 1
+    layer(torch.randn(5, 3)).square().sum().backward()
+    assert layer.parametrizations.weight.original.grad.abs().sum() > 0

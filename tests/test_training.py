@@ -1,6 +1,8 @@
 """The loop learns, repeats itself bit for bit, leaves the caller's state alone and stops at NaN."""
 
+import contextlib
 import copy
+import functools
 import re
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from helpers import normal
 from torch import nn
 
-from grae_helpers import losses, models, posteriors, training
+from grae_helpers import losses, models, posteriors, stepping, training
 from grae_helpers.likelihoods import Gaussian
 from grae_helpers.losses import LossTerms
 
@@ -252,9 +254,7 @@ def ppca(data: torch.Tensor, k: int, variance: float, beta: float) -> float:
 def test_a_linear_model_reaches_the_ppca_optimum(objective):
     """Taylor and GRAE are exact here, so what training reaches is the closed-form optimum of the β-VAE."""
     d, k, variance, beta = 5, 2, 0.2, 0.5
-    data = (normal(200, d) * torch.tensor([2.0, 1.5, 0.5, 0.3, 0.2])) @ torch.linalg.qr(
-        normal(d, d, seed=1)
-    ).Q
+    data = (normal(200, d) * torch.tensor([2.0, 1.5, 0.5, 0.3, 0.2])) @ torch.linalg.qr(normal(d, d, seed=1)).Q
     data = (data - data.mean(0)).float()
     torch.manual_seed(0)
     mean, raw, decoder = nn.Linear(d, k), nn.Parameter(torch.zeros(posteriors.n_raw(k))), nn.Linear(k, d)
@@ -273,9 +273,7 @@ def test_a_linear_model_reaches_the_ppca_optimum(objective):
 
     modules = [mean, holder, decoder]
     first, _ = (
-        training.fit(loss, modules, data, steps=steps, batch_size=200, learning_rate=rate, log_every=-1)[
-            "total"
-        ]
+        training.fit(loss, modules, data, steps=steps, batch_size=200, learning_rate=rate, log_every=-1)["total"]
         for rate, steps in ((0.03, 250), (0.003, 150))
     )
     optimum = ppca(data.double(), k, variance, beta)
@@ -306,3 +304,267 @@ def test_what_an_objective_refuses_is_told_with_its_step():
     with pytest.raises(ValueError) as caught:
         training.fit(picky, [encoder, decoder], IMAGES, steps=5, batch_size=8, log_every=-1)
     assert caught.value.__notes__ == ["training: raised by the objective in step 3 of 5"]
+
+
+# Precision, memory format, and how a step runs
+
+
+def linear(x, weight):
+    """The least objective there is: ‖x − xW‖²."""
+    error = (x - x @ weight).square().sum(1)
+    return LossTerms(error, torch.zeros_like(error), torch.zeros_like(error))
+
+
+@pytest.mark.parametrize("objective", ["beta_vae", "grae", "grae_approx"])
+def test_bfloat16_networks_learn_and_their_terms_are_float32(objective):
+    encoder, decoder, _ = small()
+    encoder = encoder if objective == "beta_vae" else models.mlp_encoder(6, 2, [8], posterior=False)
+    seen = []
+
+    def loss(x):
+        terms = getattr(losses, objective)(x, encoder(x), decoder, Gaussian(0.1), 0.05)
+        seen.extend([encoder.mean(torch.zeros(1, 8)).dtype, *(term.dtype for term in terms)])
+        return terms
+
+    loop = {"steps": 200, "batch_size": 32, "learning_rate": 0.01, "log_every": -1}
+    history = training.fit(loss, [encoder, decoder], IMAGES, precision="bfloat16", **loop)
+    assert set(seen[::4]) == {torch.bfloat16}
+    assert {dtype for n, dtype in enumerate(seen) if n % 4} == {torch.float32}
+    assert history["total"].dtype == np.float32
+    assert history["total"][-20:].mean() < history["total"][:5].mean() - 1
+    assert all(parameter.dtype == torch.float32 for parameter in decoder.parameters())
+
+
+def test_bfloat16_terms_are_refused():
+    net = nn.Linear(6, 6)
+
+    def objective(x):
+        return LossTerms(*3 * [net(x).sum(1).bfloat16()])
+
+    with pytest.raises(TypeError, match="expected terms in float32 under autocast, got bfloat16, bfloat16, bfloat16"):
+        training.fit(objective, [net], IMAGES, steps=1, batch_size=8, precision="bfloat16")
+
+
+def test_channels_last_is_for_weights_and_batches_and_changes_little():
+    images = torch.randint(0, 256, (32, 2, 6, 6), dtype=torch.uint8)
+    start, totals, formats = nn.Conv2d(2, 2, 3, padding=1), [], []
+    for channels_last in (False, True):
+        net = copy.deepcopy(start)
+
+        def objective(x, net=net):
+            formats.append([t.is_contiguous(memory_format=torch.channels_last) for t in (x, net.weight)])
+            error = (x - net(x)).square().flatten(1).sum(1)
+            return LossTerms(error, 0 * error, 0 * error)
+
+        loop = {"steps": 5, "batch_size": 8, "log_every": -1, "transform": lambda x: x.clone()}
+        totals.append(training.fit(objective, [net], images, channels_last=channels_last, **loop)["total"])
+    assert formats == [[False, False]] * 5 + [[True, True]] * 5
+    assert np.allclose(*totals, rtol=1e-5)
+
+
+def test_a_compiled_step_is_the_eager_one_and_resumes_bit_for_bit(tmp_path, monkeypatch):
+    """The step is traced and differentiated as for the compiler, which would take 20 s to write kernels for it."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    start = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 6))
+
+    def run(steps=9, **options):
+        net = copy.deepcopy(start)
+
+        def objective(x):
+            error = (x - net(x + 0.3 * torch.randn_like(x))).square().sum(1)
+            return LossTerms(error, torch.zeros_like(error), torch.zeros_like(error))
+
+        loop = {"batch_size": 16, "log_every": -1, **options}
+        return training.fit(objective, [net], IMAGES, steps=steps, **loop)["total"], net.state_dict()
+
+    whole, weights = run(step="compiled")
+    assert np.allclose(run()[0], whole, rtol=1e-4)
+    run(steps=6, step="compiled", checkpoint=tmp_path)
+    resumed, same = run(step="compiled", checkpoint=tmp_path)
+    assert np.array_equal(whole, resumed)
+    assert all(torch.equal(same[name], value) for name, value in weights.items())
+
+
+def test_more_objectives_are_compiled_than_the_compiler_allows_one_function(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    traced = []
+    weight = nn.Parameter(torch.zeros(6, 6))
+    for scale in range(torch._dynamo.config.recompile_limit + 2):
+
+        def objective(x, scale=scale):
+            traced.append(torch.compiler.is_compiling())
+            return linear(x, weight * scale)
+
+        step = stepping.stepper(objective, IMAGES.__getitem__, torch.optim.SGD([weight], 0.1), mode="compiled")
+        step(torch.arange(4))
+    assert all(traced)
+
+
+class Pretended:
+    """As much of torch.cuda as a capture needs; a replay calls the step again."""
+
+    def __init__(self, monkeypatch):
+        self.registered, self.captures, self.replays, self.step = [], 0, 0, None
+        stream = type("Stream", (), {"__init__": lambda *_: None, "wait_stream": lambda *_: None})
+        for name, fake in {
+            "Stream": stream,
+            "current_stream": lambda device: stream(),
+            "stream": lambda _: contextlib.nullcontext(),
+            "CUDAGraph": lambda: self,
+            "graph": self.graph,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    def register_generator_state(self, generator):
+        self.registered.append(generator)
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream):
+        self.captures += 1
+        yield
+
+    def replay(self):
+        self.replays += 1
+        self.step.row.copy_(self.step.step(self.step.index))
+
+
+def test_a_graph_is_captured_after_warming_up_and_replayed_on_one_index(monkeypatch):
+    cuda, indices, generator = Pretended(monkeypatch), [], torch.Generator()
+    weight = nn.Parameter(torch.zeros(6, 6))
+    optimiser = torch.optim.SGD([weight], lr=0.0)
+
+    def batch(index):
+        indices.append(index)
+        return IMAGES[index]
+
+    options = {"mode": "graph", "device": "cpu", "generators": [generator]}
+    cuda.step = step = stepping.stepper(lambda x: linear(x, weight), batch, optimiser, **options)
+    order = torch.arange(40).view(10, 4)
+    rows = [step(index).clone() for index in order]
+    assert (cuda.captures, cuda.replays, cuda.registered) == (1, 7, [generator])
+    assert torch.allclose(torch.stack(rows)[:, 3], IMAGES[:40].square().sum(1).view(10, 4).mean(1))
+    assert len(indices) == 3 + 1 + 7  # warming up, the capture, and what is replayed here
+    assert len({index.data_ptr() for index in indices[3:]}) == 1
+
+
+def test_what_a_capture_cannot_hold_is_told(monkeypatch):
+    Pretended(monkeypatch)
+    calls = []
+
+    def objective(x):
+        calls.append(1)
+        if len(calls) > 3:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return linear(x, weight)
+
+    weight = nn.Parameter(torch.zeros(6, 6))
+    optimiser = torch.optim.SGD([weight], lr=0.1)
+    step = stepping.stepper(objective, lambda index: IMAGES[index], optimiser, mode="graph")
+    with pytest.raises(RuntimeError) as caught:
+        for index in torch.arange(40).view(10, 4):
+            step(index)
+    assert len(calls) == 4
+    assert "must not wait for the device" in caught.value.__notes__[0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda"}, "device: 'cuda' asked for, but torch sees 0 CUDA devices"),
+        ({"step": "graph"}, 'step: "graph" needs a CUDA device, got device cpu'),
+        ({"step": "fast"}, "step: expected one of eager, compiled, graph; got 'fast'"),
+        ({"precision": "float16"}, "precision: expected one of float32, bfloat16; got 'float16'"),
+        ({"save_every": -1.0}, r"save_every: expected 0 or more seconds, got -1\.0"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a positive"),
+    ],
+    ids=["cuda", "graph", "step", "precision", "save_every", "rate"],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        run(**options)
+
+
+def test_watch_sees_the_history_where_a_line_is_due(capsys):
+    seen = []
+    history = run(steps=7, log_every=3, watch=lambda step, so_far: seen.append((step, so_far)))[2]
+    assert [step for step, _ in seen] == [3, 6, 7]
+    for step, so_far in seen:
+        assert set(so_far) == set(history)
+        assert np.array_equal(so_far["total"], history["total"][:step])
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_watch_may_draw_samples():
+    encoder, decoder, objective = small()
+    drawn = []
+
+    def watch(step, _):
+        drawn.append(decoder.eval()(torch.randn(4, 2)))
+
+    loop = {"steps": 6, "batch_size": 16, "log_every": 2}
+    seen = training.fit(objective, [encoder, decoder], IMAGES, watch=watch, **loop)
+    assert np.array_equal(seen["total"], run(steps=6)[2]["total"])
+    assert len(drawn) == 3
+
+
+# Several runs
+
+
+def several(seeds=(0, 1, 2), **options):
+    nets = [small(seed) for seed in seeds]
+    loop = {"images": IMAGES, "batch_size": 16, "log_every": -1, **options}
+    runs = [
+        {"objective": objective, "modules": [encoder, decoder], "seed": seed, "steps": 5 + seed, **loop}
+        for (encoder, decoder, objective), seed in zip(nets, seeds, strict=True)
+    ]
+    return runs, [[*encoder.parameters(), *decoder.parameters()] for encoder, decoder, _ in nets]
+
+
+@pytest.mark.parametrize("n_steps", [None, 1, 2])
+def test_runs_side_by_side_have_the_numbers_of_separate_ones(n_steps):
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    (runs, apart), (others, together) = several(), several()
+    alone = [training.fit(**run) for run in runs]
+    histories = training.fit_many(others, n_steps=n_steps)
+    for one, other in zip(alone, histories, strict=True):
+        assert np.array_equal(one["total"], other["total"])
+    for one, other in zip(apart, together, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(one, other, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module.training for run in others for module in run["modules"])
+
+
+def test_runs_side_by_side_resume_each_from_its_own_folder(tmp_path):
+    def started(steps):
+        runs, weights = several()
+        for run in runs:
+            run |= {"checkpoint": tmp_path / str(run["seed"]), "steps": steps}
+        return training.fit_many(runs, n_steps=1), weights
+
+    started(3)
+    resumed, weights = started(8)
+    runs, expected = several()
+    whole = training.fit_many([{**run, "steps": 8} for run in runs])
+    for one, other in zip(whole, resumed, strict=True):
+        assert np.array_equal(one["total"], other["total"])
+    assert all(
+        torch.equal(p, q)
+        for one, other in zip(weights, expected, strict=True)
+        for p, q in zip(one, other, strict=True)
+    )
+
+
+def test_runs_side_by_side_share_nothing_and_know_their_arguments(tmp_path):
+    runs, _ = several()
+    generator = torch.Generator()
+    with pytest.raises(ValueError, match="generators: expected other ones in every run"):
+        training.fit_many([{**run, "generators": [generator]} for run in runs])
+    with pytest.raises(ValueError, match="checkpoint: expected a folder for every run"):
+        training.fit_many([{**run, "checkpoint": tmp_path} for run in runs])
+    with pytest.raises(TypeError, match="beta"):
+        training.fit_many([{**run, "beta": 1.0} for run in runs])
+    with pytest.raises(ValueError, match="n_steps: expected at least 1, got 0"):
+        training.fit_many(runs, n_steps=0)
+    assert training.fit_many([]) == []

@@ -1,0 +1,177 @@
+"""The models of Part III: the same initial weights for every objective, losses, training, and what they decode."""
+
+import copy
+
+import pytest
+import torch
+from helpers import relative
+from torch import nn
+from torch.distributions import Distribution
+
+from grae_helpers import autoencoders, losses, models, runtime
+from grae_helpers.likelihoods import Bernoulli, Gaussian
+
+MNIST, CELEBA = (1, 28, 28), (3, 64, 64)
+SMALL = {MNIST: 1 / 64, CELEBA: 1 / 128}
+
+
+def build(objective: str, shape=MNIST, **options):
+    return autoencoders.build(objective, shape, 3, width=SMALL[tuple(shape)], **options)
+
+
+def images(n: int = 12, shape=MNIST) -> torch.Tensor:
+    return torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """By the names that they have without spectral normalisation and the second head."""
+    named = {name.replace("parametrizations.weight.original", "weight"): p for name, p in module.named_parameters()}
+    return {name: p for name, p in named.items() if not name.startswith("raw.")}
+
+
+@pytest.mark.parametrize("shape", [MNIST, CELEBA])
+@pytest.mark.parametrize("objective", runtime.OBJECTIVES)
+def test_every_objective_starts_from_the_same_weights(objective, shape):
+    state = torch.get_rng_state()
+    reference = build("beta_vae", shape, seed=3)
+    for found, expected in zip(build(objective, shape, seed=3), reference, strict=True):
+        found, expected = weights(found), weights(expected)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = weights(build(objective, shape, seed=4)[1])
+    assert not all(torch.equal(other[name], value) for name, value in weights(reference[1]).items())
+
+
+@pytest.mark.parametrize("objective", runtime.OBJECTIVES)
+def test_only_the_beta_vae_has_a_posterior(objective):
+    encoder, decoder = build(objective, block_size=2)
+    found = encoder(torch.rand(2, *MNIST))
+    assert isinstance(found, Distribution if objective == "beta_vae" else torch.Tensor)
+    assert (encoder.raw is None) is (objective != "beta_vae")
+    normed = [name for name, _ in decoder.named_parameters() if "parametrizations" in name]
+    assert bool(normed) is (objective == "rae_spectral")
+
+
+@pytest.mark.parametrize("objective", runtime.OBJECTIVES)
+def test_a_loss_is_the_function_of_losses(objective):
+    encoder, decoder = build(objective)
+    encoder.eval()
+    decoder.eval()
+    x, likelihood, beta = torch.rand(5, *MNIST), Gaussian(0.5), 0.3
+    code = encoder(x)
+    expected = {
+        "beta_vae": lambda: losses.beta_vae(x, code, decoder, likelihood, beta),
+        "grae": lambda: losses.grae(x, code, decoder, likelihood, beta),
+        "grae_approx": lambda: losses.grae_approx(x, code, decoder, likelihood, beta),
+        "rae_gradient": lambda: losses.rae(x, code, decoder, likelihood, beta, regularizer="gradient"),
+        "rae_l2": lambda: losses.rae(x, code, decoder, likelihood, beta, regularizer="l2"),
+        "rae_spectral": lambda: losses.rae(x, code, decoder, likelihood, beta, penalty=0.0),
+        "autoencoder": lambda: losses.autoencoder(x, code, decoder, likelihood),
+    }
+    assert list(expected) == list(runtime.OBJECTIVES)
+    torch.manual_seed(7)
+    found = autoencoders.loss(objective, encoder, decoder, likelihood, beta)(x)
+    torch.manual_seed(7)
+    assert relative(found.total, expected[objective]().total) < 1e-5
+    assert isinstance(found, losses.LossTerms)
+
+
+OPTIONS = {
+    "beta_vae": {"n_samples": 2},
+    "grae": {"block_size": 2, "encoder_weight": 0.5},
+    "grae_approx": {"n_columns": 2, "orthogonality": 0.1, "regularizer_fraction": 0.5},
+    "rae_gradient": {"n_probes": 2, "penalty": 0.1},
+    "rae_l2": {"penalty": 1e-3},
+    "rae_spectral": {},
+    "autoencoder": {},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, as it traces
+@pytest.mark.parametrize(
+    "objective", [*(name for name in runtime.OBJECTIVES if name != "grae"), "grae_approx, options"]
+)
+def test_objectives_compile_whole(objective):
+    """No graph break: what a compiled step leaves to Python costs more than it saves.
+
+    `grae` is left out: forward mode over every column at constant statistics is not traced.
+    """
+    objective, _, options = objective.partition(", ")
+    encoder, decoder = build(objective)
+    if objective == "rae_spectral":
+        encoder.eval(), decoder.eval()
+    loss = autoencoders.loss(objective, encoder, decoder, Gaussian(), 0.3, **(OPTIONS[objective] if options else {}))
+    x = torch.rand(4, *MNIST)
+
+    def step(x):
+        return loss(x).total.mean()
+
+    torch._dynamo.reset()
+    whole = torch.compile(step, backend="aot_eager", fullgraph=True, dynamic=False)
+    plain = copy.deepcopy((encoder.state_dict(), decoder.state_dict()))
+    torch.manual_seed(0)
+    found = whole(x)
+    gradients = torch.autograd.grad(found, list(decoder.parameters()), allow_unused=True)
+    encoder.load_state_dict(plain[0])
+    decoder.load_state_dict(plain[1])
+    torch.manual_seed(0)
+    expected = step(x)
+    assert relative(found, expected) < 1e-4
+    for a, b in zip(
+        gradients, torch.autograd.grad(expected, list(decoder.parameters()), allow_unused=True), strict=True
+    ):
+        assert (a is None) == (b is None) or not torch.any(a if b is None else b)
+        assert a is None or b is None or (a - b).abs().max() <= 1e-3 * b.abs().max() + 1e-5
+
+
+def test_bad_objectives_shapes_and_options():
+    with pytest.raises(ValueError, match=r"objective: expected one of .*beta_vae.*got 'vae'"):
+        build("vae")
+    with pytest.raises(
+        ValueError, match=r"images: expected \[n, 1, 28, 28\] or \[n, 3, 64, 64\], got \[n, \[3, 32, 32\]\]"
+    ):
+        autoencoders.build("grae", (3, 32, 32), 3)
+    with pytest.raises(ValueError, match="block_size: expected"):
+        build("beta_vae", block_size=4)
+    networks = build("grae")
+    with pytest.raises(ValueError, match="objective: expected one of"):
+        autoencoders.loss("vae", *networks, Gaussian(), 1.0)
+    with pytest.raises(ValueError, match="beta: expected a positive"):
+        autoencoders.loss("grae", *networks, Gaussian(), 0.0)
+    for objective, option in (
+        ("grae", "n_columns"), ("grae_approx", "n_probes"), ("rae_l2", "regularizer"),
+        ("rae_gradient", "regularizer"), ("rae_spectral", "penalty"), ("autoencoder", "penalty"),
+        ("beta_vae", "encoder_weight"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{objective} has no option {option}: expected some of"):
+            autoencoders.loss(objective, *networks, Gaussian(), 1.0, **{option: 1})
+
+
+@pytest.mark.parametrize("objective", runtime.OBJECTIVES)
+def test_fit_trains_a_model_that_encodes_and_decodes(objective):
+    encoder, decoder, history = autoencoders.fit(
+        objective, images(), Gaussian(), beta=0.1, latent_dim=3, width=1 / 64, seed=2,
+        options=OPTIONS[objective], steps=3, batch_size=6, log_every=-1,
+    )  # fmt: skip
+    assert history["total"].shape == (3,)
+    start = weights(build(objective, seed=2)[1])
+    assert all(p.shape == start[name].shape for name, p in weights(decoder).items())
+    assert any(not torch.equal(p, start[name]) for name, p in weights(decoder).items())
+    codes = autoencoders.encode(encoder, images(), batch_size=5)
+    assert codes.shape == (12, 3)
+    assert not codes.requires_grad
+    assert relative(codes, autoencoders.encode(encoder, images().float() / 255, batch_size=12)) < 1e-5
+    shown = autoencoders.decode(decoder, Gaussian(), codes, batch_size=5)
+    assert shown.shape == (12, *MNIST)
+    assert 0 <= shown.min() <= shown.max() <= 1
+    assert relative(shown, autoencoders.decode(decoder, Gaussian(), codes)) < 1e-5
+
+
+def test_decode_returns_the_mean_image_and_prior_latents_are_the_same_for_all():
+    decoder = models.mnist_decoder(3, width=1 / 64, output="identity").eval()
+    z = autoencoders.prior_latents(4, 3)
+    assert torch.equal(z, autoencoders.prior_latents(4, 3))
+    assert not torch.equal(z, autoencoders.prior_latents(4, 3, seed=1))
+    shown = autoencoders.decode(decoder, Bernoulli(), z)
+    assert relative(shown, torch.sigmoid(decoder(z))) < 1e-5
