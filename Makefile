@@ -2,6 +2,7 @@
 # make site    build the site again from the notebooks that already ran
 # make test    every test                                             (ARGS="-k jacobians")
 # make serve   the site on http://localhost:8000                      (PORT=8000)
+# make full    every frozen result at the paper's sizes, on a GPU; goes on where it stopped  (ARGS="-p dataset mnist")
 # make bench   speed and memory, as ratios
 # make lint    ruff
 # make colab   clean notebooks for Colab into build/colab
@@ -20,7 +21,7 @@ READY := $(VENV)/.installed
 MAKEFLAGS += --no-print-directory
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := book
-.PHONY: book site test serve bench lint colab links clean
+.PHONY: book site test serve full bench lint colab links clean
 
 book: $(READY)
 	@$(PY) -m tools.run_notebooks --budget $(BUDGET) --jobs $(JOBS) $(ARGS)
@@ -37,6 +38,12 @@ serve: $(READY)
 	@test -f _build/html/index.html || $(MAKE) book
 	@echo "http://localhost:$(PORT)  (stop with Ctrl-C)"
 	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+full: $(READY)
+	@$(PY) -m tools.run_notebooks --only 30 31 --budget full --out build/full \
+	  -p precision bfloat16 -p step graph -p checkpoints build/full/checkpoints $(ARGS)
+	@$(PY) -m tools.run_notebooks --only 22 23 --budget full --out build/full
+	@$(PY) -m tools.run_notebooks --only 12 --budget full --out build/full -p compiled true -p folder build/full/study
 
 bench: $(READY)
 	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file"; done

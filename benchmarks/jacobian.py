@@ -134,9 +134,7 @@ def speed_table(options: argparse.Namespace, ours: float) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="width 1/8 and batch 64")
     parser.add_argument("--latent-dim", type=int, default=20)
     parser.add_argument("--batch", type=int)

@@ -1,13 +1,14 @@
 """What a training step of GRAE≈ costs over a β-VAE's, on the paper's networks, from one run.
 
-A step is a batch by index, encoder, objective, backward pass and Adam, as `training.fit` makes it. Medians; the
-objectives take turns, so that a busy machine is busy for all of them. A tangent is one more pass through the decoder,
-so that the floor is (3E + 6D)/(3E + 3D), from the counted operations of encoder and decoder. Bounds: 1.15 times the
-floor on a GPU and 1.3 on a CPU; for the regulariser on a quarter of the batch, 1.25 β-VAE steps.
+A step is a batch by index, encoder, objective, backward pass and Adam, as `training.fit` makes it. Medians, the
+objectives taking turns; on a CPU of the process's own time, over its threads, so that other programs do not count. A
+tangent is one more pass through the decoder, so that the floor is (3E + 6D)/(3E + 3D), from the counted operations of
+encoder and decoder. Bounds: 1.15 times the floor on a GPU and 1.3 on a CPU; for the regulariser on a quarter of the
+batch, 1.25 β-VAE steps.
 
-Beside it, eagerly: the same regulariser by double backward, by plain torch.func.jvp and by finite differences, with
-what they make of its value, and the exact log-determinant (on a small batch, for each sample). Memory, in a
-process of its own for each case, is what a step adds at its peak to weights, moments and data.
+Beside it, where steps are eager and in float32: the same regulariser by double backward, by plain torch.func.jvp and
+by finite differences, with what they make of its value, and the exact log-determinant (on a small batch, for each
+sample). Memory, in a process of its own for each case, is what a step adds at its peak to weights, moments and data.
 
     python benchmarks/step_cost.py                        # a CPU: width 1/4, small batches
     python benchmarks/step_cost.py --device cuda          # the paper's width, batch 128
@@ -26,6 +27,7 @@ from pathlib import Path
 import torch
 from jacobian import MIB, resident
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from grae_helpers import autoencoders, jacobians, likelihoods, regularizers, runtime, stepping
@@ -40,6 +42,7 @@ CASES = {
     "RAE, gradient penalty": ("rae_gradient", {}),
 }
 EXACT = "exact log-determinant"
+WARM = {"eager": 2, "compiled": 2, "graph": stepping.WARM_UP + 2}  # turns that do not count
 
 
 def double_backward(decoder: nn.Module, z: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +55,12 @@ def double_backward(decoder: nn.Module, z: Tensor, direction: Tensor) -> tuple[T
 
 
 def plain_jvp(decoder: nn.Module, z: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.func.jvp(decoder, (z,), (direction,))
+    """On copies of the buffers: batch normalisation may not change its own inside a transform."""
+
+    def run(z: Tensor) -> Tensor:
+        return functional_call(decoder, {name: buffer.clone() for name, buffer in decoder.named_buffers()}, (z,))
+
+    return torch.func.jvp(run, (z,), (direction,))
 
 
 def finite_differences(decoder: nn.Module, z: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,18 +128,21 @@ def finish(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def medians(steps: dict[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, float]:
+def medians(
+    steps: dict[str, Callable[[], object]], options: argparse.Namespace, few: bool = False
+) -> dict[str, float]:
     """The median seconds of each, taking turns; the first turns, which compile, capture and warm up, do not count."""
-    warm = stepping.WARM_UP + 2 if options.step == "graph" else 2
+    warm, timed = (1, max(1, options.steps // 5)) if few else (WARM[options.step], options.steps)
+    clock = time.perf_counter if options.device.startswith("cuda") else time.process_time
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(warm + options.steps):
+    for turn in range(warm + timed):
         for name, step in steps.items():
             finish(options.device)
-            start = time.perf_counter()
+            start = clock()
             step()
             finish(options.device)
             if turn >= warm:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -152,7 +163,8 @@ def speed_table(name: str, options: argparse.Namespace) -> tuple[bool, dict[str,
     e, d = operations(name, options)
     floor = {"GRAE≈": 1 + d / (e + d), "GRAE≈ on a quarter": 1 + FRACTION * d / (e + d)}
     floor["RAE, gradient penalty"] = floor["GRAE≈"]
-    cases = [*CASES, *(ROUTES if options.step == "eager" else [])]
+    plain = options.step == "eager" and options.precision == "float32"
+    cases = [*CASES, *(ROUTES if plain else [])]
     found = medians({case: step_of(case, name, options) for case in cases}, options)
     base, slack = found["β-VAE"], 1.15 if options.device.startswith("cuda") else 1.3
     print(
@@ -172,9 +184,9 @@ def speed_table(name: str, options: argparse.Namespace) -> tuple[bool, dict[str,
 
 def exact_line(name: str, base: float, options: argparse.Namespace) -> None:
     """The exact objective makes a tangent of every column: it is timed on a few samples, eagerly, and scaled."""
-    found = medians({EXACT: step_of(EXACT, name, options, options.exact_batch)}, options)[EXACT]
+    found = medians({EXACT: step_of(EXACT, name, options, options.exact_batch)}, options, few=True)[EXACT]
     ratio = found / options.exact_batch * options.batches[name] / base
-    print(f"{EXACT}, {options.exact_batch} samples: {ratio:.0f} β-VAE steps for each sample")
+    print(f"{EXACT}, a batch of {options.exact_batch}: {ratio:.0f} times a β-VAE's time for each sample")
 
 
 def route_errors(name: str, options: argparse.Namespace) -> None:
@@ -222,25 +234,31 @@ def memory_table(name: str, arguments: list[str], options: argparse.Namespace) -
     for case in ("β-VAE", "GRAE≈", "GRAE≈ on a quarter"):
         command = [sys.executable, __file__, *arguments, "--peak", f"{name}:{case}"]
         found = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
-        print(f"{case + ', a step at its peak:':<36}{found / MIB:>8.0f} MiB")
+        print(f"{case + ', a step at its peak:':<40}{found / MIB:>8.0f} MiB")
     print()
 
 
-def parse(arguments: list[str], doc: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="width 1/16, batches of 8, 3 steps; bounds do not count")
-    parser.add_argument("--network", choices=list(NETWORKS), action="append", help="default: both")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--width", type=float, help="of the paper's: default 1 on a GPU, 1/4 on a CPU")
-    parser.add_argument("--batch", type=int, help="default 128 on a GPU; 32 and 8 on a CPU")
-    parser.add_argument("--steps", type=int, help="that are timed: default 30 on a GPU, 5 on a CPU")
-    parser.add_argument("--precision", choices=runtime.PRECISIONS, default="float32")
-    parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--step", choices=runtime.STEPS, default="eager")
-    parser.add_argument("--exact-batch", type=int, default=2, help="samples for the exact log-determinant; 0: none")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--quick", action="store_true", help="width 1/16, batches of 8, 3 steps; bounds do not count")
+    found.add_argument("--network", choices=list(NETWORKS), action="append", help="default: both")
+    found.add_argument("--device", default="cpu")
+    found.add_argument("--width", type=float, help="of the paper's: default 1 on a GPU, 1/4 on a CPU")
+    found.add_argument("--batch", type=int, help="default 128 on a GPU; 32 and 8 on a CPU")
+    found.add_argument("--steps", type=int, help="that are timed: default 30 on a GPU, 5 on a CPU")
+    found.add_argument("--precision", choices=runtime.PRECISIONS, default="float32")
+    found.add_argument("--channels-last", action="store_true")
+    found.add_argument("--step", choices=runtime.STEPS, default="eager")
+    found.add_argument("--exact-batch", type=int, default=1, help="samples for the exact log-determinant; 0: none")
+    found.add_argument("--peak", help=argparse.SUPPRESS)
+    return found
+
+
+def completed(options: argparse.Namespace) -> argparse.Namespace:
+    """The options with the sizes that the device calls for."""
     gpu = runtime.device(options.device).type == "cuda"
+    if options.step == "graph" and not gpu:
+        raise SystemExit("--step graph needs --device cuda")
     options.width = options.width or (1 / 16 if options.quick else 1.0 if gpu else 1 / 4)
     options.steps = options.steps or (3 if options.quick else 30 if gpu else 5)
     sizes = {"mnist": 8, "celeba": 8} if options.quick else {"mnist": 128 if gpu else 32, "celeba": 128 if gpu else 8}
@@ -257,7 +275,7 @@ def header(options: argparse.Namespace) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments, __doc__)
+    options = completed(parser(__doc__).parse_args(arguments))
     if options.peak:
         name, case = options.peak.split(":")
         print(peak(case, name, options))
@@ -267,9 +285,10 @@ def main(arguments: list[str]) -> int:
     for name in options.network or NETWORKS:
         good, found = speed_table(name, options)
         met.append(good)
-        if options.exact_batch:
+        if options.exact_batch and options.step == "eager":
             exact_line(name, found["β-VAE"], options)
-        route_errors(name, options)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            route_errors(name, options)
         memory_table(name, arguments, options)
     if options.quick:
         print("The bounds are for the default sizes and up: what is small costs what Python does.")

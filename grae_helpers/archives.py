@@ -52,7 +52,7 @@ def find(name: str) -> tuple[Path, str] | None:
 def celeba(split: str, size: int = 64, on_error: str = "raise", n: int | None = None) -> Loaded:
     """CelebA's aligned photographs, the centre 140×140 of 178×218 resized; official partition, validation unused.
 
-    The crop is that of Tolstikhin et al. 2018 and Ghosh et al. 2020; K&P say "64×64 cropped images" (§5.3). The whole
+    The crop is that of Tolstikhin et al. 2018 and Ghosh et al. 2020; K&P say "64×64 cropped images" (§7). The whole
     decoded split is kept in the cache. See `data.load` for the rest.
     """
     path, words = find("celeba") or (_download_celeba(), "downloaded into the cache, md5 verified")

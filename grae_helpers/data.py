@@ -110,20 +110,23 @@ def _check_options(
         raise ValueError(f'on_error: expected "raise" or "skip", got {on_error!r}')
 
 
-def resolve(dataset: str = "auto", paper: str = "mnist", fallback: str = "digits") -> str:
+def resolve(
+    dataset: str = "auto", paper: str = "mnist", fallback: str = "digits", among: tuple[str, ...] | None = None
+) -> str:
     """The name of the data set a notebook uses: the paper's for "auto" if it can be had, else the fallback.
 
     For MNIST a first call may download, and whether it can be had is found out once per process. The large sets,
     `celeba`, `lfw` and `cifar10`, count only where they are on this machine already: "auto" does not download
     a gigabyte, `dataset="celeba"` does.
-    Raises ValueError for an unknown name, and DatasetCorrupt for a damaged file: "auto" never hides one.
+    `among` are the names a notebook can take (`SMALL_GREY` for networks of 28×28 pixels), all by default.
+    Raises ValueError for a name that is none of them, and DatasetCorrupt for a damaged file: "auto" never hides one.
 
     >>> resolve("fashion_mnist"), resolve("auto", paper="faces")
     ('fashion_mnist', 'faces')
     """
     for name in (paper, fallback):
         _check_name(name, NAMES)
-    _check_name(dataset, ("auto", *NAMES))
+    _check_name(dataset, ("auto", *(NAMES if among is None else among)))
     if dataset != "auto":
         return dataset
     if paper in archives.PLACES:
@@ -254,3 +257,4 @@ LOADERS = {
     "faces": _faces,
 }
 NAMES = tuple(LOADERS)
+SMALL_GREY = ("digits", "mnist", "fashion_mnist")

@@ -269,7 +269,7 @@ def precision_cholesky(hessian: Tensor, beta: float, block_size: int | None = No
     identity = torch.eye(hessian.shape[1], device=hessian.device)
     precision = torch.where(mask, identity - _widen(hessian) / beta, 0)
     factor, failed = torch.linalg.cholesky_ex(precision)
-    if failed.any() or not torch.isfinite(factor).all():
+    if runtime.readable(factor) and (failed.any() or not torch.isfinite(factor).all()):
         _refuse_indefinite(precision.detach(), beta)
     return factor
 

@@ -79,7 +79,7 @@ class Gaussian(Likelihood):
             raise ValueError(f"variance: expected to broadcast against one image {list(image)}, got {list(shape)}")
 
     def _variance(self, g: Tensor) -> Tensor:
-        return torch.as_tensor(self.variance, dtype=g.dtype, device=g.device)
+        return torch.as_tensor(self.variance, dtype=torch.promote_types(g.dtype, torch.float32), device=g.device)
 
     def log_density(self, x: Tensor, g: Tensor) -> Tensor:
         variance = self._variance(g)

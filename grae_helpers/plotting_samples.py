@@ -93,9 +93,14 @@ def over_beta(
             axis.axhline(data[measure], color="black", linestyle=":", linewidth=1.3, label="data")
         axis.set(ylabel=label, xscale="log")
     _beta_axis(axes[-1, 0], next(iter(curves.values()))["beta"])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    _legend(figure, axes[0, 0])
     return figure
+
+
+def _legend(figure: Figure, axis) -> None:
+    """Above all panels, the data last."""
+    entries = sorted(zip(*axis.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] == "data")
+    figure.legend(*zip(*entries, strict=True), loc="outside upper center", ncols=2 if len(entries) > 3 else 3)
 
 
 def _beta_axis(axis, betas: np.ndarray) -> None:
@@ -104,14 +109,20 @@ def _beta_axis(axis, betas: np.ndarray) -> None:
     axis.minorticks_off()
 
 
-def known_answer(beta: np.ndarray, expected: np.ndarray, found: Mapping[str, Curve], data: float) -> Figure:
-    """A closed form over β as a line, trained models as marks; `found` map a name to "beta" and "tv"."""
+def known_answer(
+    beta: np.ndarray, expected: np.ndarray, found: Mapping[str, Curve], eigenvalues: Sequence[float]
+) -> Figure:
+    """A closed form over β as a line, trained models as marks, and the data's eigenvalues dotted.
+
+    `found` map a name to "beta" and "tv".
+    """
     figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
     axis.semilogx(beta, expected, color="black", linewidth=1.5, label="closed form")
     for i, (name, marks) in enumerate(found.items()):
         size = {"markersize": 11 - 5 * i, "markerfacecolor": "none" if i == 0 else PALETTE[i]}
         axis.semilogx(marks["beta"], marks["tv"], MARKERS[i], color=PALETTE[i], label=name, **size)
-    axis.axhline(data, color="black", linestyle=":", linewidth=1.3, label="mean image")
+    for value in eigenvalues:
+        axis.axvline(value, color="black", linestyle=":", linewidth=1)
     axis.set(xlabel="β", ylabel="total variation of the samples")
     axis.legend()
     return figure
@@ -135,6 +146,5 @@ def prior_beside_mixture(rows: Sequence[Mapping], measures: Mapping[str, str], d
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_xlabel(label)
         axis.grid(axis="y", visible=False)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    _legend(figure, axes[0, 0])
     return figure

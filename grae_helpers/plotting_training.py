@@ -9,6 +9,7 @@ from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from grae_helpers.plotting import MARKERS, PALETTE, WIDTH
@@ -59,6 +60,9 @@ def curves(history: Mapping[str, np.ndarray], offset: float = 0.0, steps: int | 
     axes[0].set(ylabel="nats per image")
     if np.min(history["reconstruction"]) > offset:
         axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        axes[0].yaxis.set_major_formatter("{x:g}")
+        axes[0].yaxis.set_minor_formatter(NullFormatter())
     axes[1].set(xlabel="step", ylabel="nats per image", xlim=(0, steps or len(values)))
     axes[1].set_ylim(bottom=0)
     figure.legend(loc="outside upper center", ncols=1)
@@ -147,7 +151,7 @@ def partial_sums(ratios: np.ndarray, sums: Mapping[int, np.ndarray], singular: n
     upper.plot(ratios, np.log1p(ratios**2), color="black", linewidth=2.5, label="log(1 + σ²/β)")
     for number, (order, values) in enumerate(sums.items()):
         name = "first order: σ²/β" if order == 1 else f"order {order}"
-        style = {"linestyle": "--" if order == 1 else "-", "color": PALETTE[number]}
+        style = {"linestyle": ("--", "-.", ":", "-")[number % 4], "color": PALETTE[number], "linewidth": 2}
         upper.plot(ratios, values, label=name, **style)
     upper.set(ylim=(-1, 2 * np.log1p(ratios[-1] ** 2)), ylabel="per latent (twice nats over β)")
     ranks = np.arange(1, singular.shape[1] + 1)
@@ -169,7 +173,7 @@ def hadamard_remainder(exact: np.ndarray, estimates: Mapping[str, np.ndarray]) -
     for number, (name, values) in enumerate(estimates.items()):
         style = {"color": PALETTE[number], "markersize": 5, "alpha": 0.6}
         axis.plot(exact, values, MARKERS[number], label=name, **style)
-    top = 1.05 * max(exact.max(), *(values.max() for values in estimates.values()))
+    top = 1.05 * max(1e-9, exact.max(), *(values.max() for values in estimates.values()))
     axis.plot([0, top], [0, top], "k--", linewidth=1, label="equal")
     axis.set(
         xlabel="left out by Hadamard's bound (nats)", ylabel="approximation (nats)", xlim=(0, top), ylim=(0, top)
@@ -196,20 +200,4 @@ def log_det_estimates(estimates: Mapping[str, Mapping[str, np.ndarray]]) -> Figu
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=1)
-    return figure
-
-
-def code_variances(rows: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """A panel per model: E h² of each latent against what the two weights prescribe, with the line of equality."""
-    n = len(rows)
-    figure, axes = plt.subplots(-(-n // 2), 2, figsize=(WIDTH, 2.7 * -(-n // 2)), squeeze=False)
-    for number, (axis, (name, (predicted, measured))) in enumerate(zip(axes.flat, rows.items(), strict=False)):
-        axis.plot(predicted, measured, MARKERS[number], color=PALETTE[number], markersize=5, alpha=0.7)
-        top = 1.1 * max(predicted.max(), measured.max())
-        axis.plot([0, top], [0, top], "k--", linewidth=1)
-        axis.set(title=name, xlim=(0, top), ylim=(0, top))
-    for axis in axes.flat[n:]:
-        axis.set_visible(False)
-    figure.supxlabel("prescribed by the two weights")
-    figure.supylabel("mean square of the code")
     return figure

@@ -83,8 +83,9 @@ def draw_sprites(factors: Tensor, size: int = 64) -> Tensor:
     """Sprites uint8 [n, C, size, size] of factors [n, 8] as in `SPRITES` (C = 3), or the first five (C = 1, white).
 
     A square, an ellipse or a heart on black, after dSprites but drawn anew: its edges are blended over a pixel,
-    and none is ever cut off: as x or y goes from 0 to 1, its centre does from 22.5 % to 77.5 % of the side. A square
-    looks the same each 90° of its orientation and an ellipse each 180°. Raises ValueError for factors of another shape or out of range.
+    and none is ever cut off: as x or y goes from 0 to 1, its centre does from 22.5 % to 77.5 % of the side. A
+    square looks the same each 90° of its orientation and an ellipse each 180°. Raises ValueError for factors of
+    another shape or out of range.
 
     >>> draw_sprites(torch.tensor([[2, 1.0, 0, 0.5, 0.5]])).shape
     torch.Size([1, 1, 64, 64])

@@ -57,7 +57,7 @@ class Run:
         if self.start is None:
             self.start = self.timer = time.perf_counter()
         goal = self.steps if n_steps is None else min(self.steps, self.done + n_steps)
-        with self._on_device(), stepping.randomness(self.random):
+        with self._on_device(), stepping.randomness(self.random), stepping.fastest_convolutions():
             while self.done < goal and not caught:
                 self._advance()
                 if self.due():

@@ -84,7 +84,7 @@ blocks = block_size or None  # the package calls the full matrix None
 # %%
 TRAINING_BETA = 0.02
 gaussian, bernoulli, bernoulli_probs = likelihoods.Gaussian(), likelihoods.Bernoulli("logits"), likelihoods.Bernoulli("probs")
-source, held_out = (data.load(data.resolve(dataset), split) for split in ("train", "test"))
+source, held_out = (data.load(data.resolve(dataset, among=data.SMALL_GREY), split) for split in ("train", "test"))
 pixels, test_pixels = (nn.functional.avg_pool2d(d.floats(slice(0, 10_000)), 2).flatten(1) for d in (source, held_out))
 
 

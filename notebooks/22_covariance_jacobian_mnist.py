@@ -159,7 +159,7 @@ assert energy["mean field"] < 0.05 * energy["full"]
 # posterior family, all from the same seed. The elu networks are not piecewise linear, so Eq. 6 is an approximation here, as in the paper.
 
 # %%
-name = data.resolve(dataset, paper="mnist")
+name = data.resolve(dataset, paper="mnist", among=data.SMALL_GREY)
 train, test = data.load(name, "train"), data.load(name, "test")
 held_out = test.floats(slice(0, sizes.n_test)).to(where)
 plotting.show(f"Data: {train.source}. {len(train):,} images to train on, {len(held_out):,} test images.")

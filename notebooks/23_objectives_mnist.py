@@ -146,7 +146,7 @@ if len(grid) < 2:
 blocks = [b for b in dict.fromkeys([1, 2, 3, block_size or None]) if b is None or b <= latent_dim]
 
 # %%
-name = data.resolve(dataset, paper="mnist")
+name = data.resolve(dataset, paper="mnist", among=data.SMALL_GREY)
 train, test = data.load(name, "train"), data.load(name, "test")
 held_out = test.floats(slice(0, sizes.n_test)).to(where)
 plotting.show(f"Data: {train.source}. {len(train):,} images to train on, {len(held_out):,} test images.")

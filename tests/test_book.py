@@ -12,7 +12,7 @@ import pytest
 from tools.project import ROOT, Project
 
 CHAPTERS = Project().chapters
-DATASETS = re.compile(r"\b(digits|mnist|fashion_mnist|image_folder)\b", re.I)
+DATASETS = re.compile(r"\b(digits|mnist|fashion_mnist|cifar10|celeba|lfw|faces|sprites|image_folder)\b", re.I)
 
 chapters = pytest.mark.parametrize("stem", CHAPTERS)
 

@@ -40,8 +40,8 @@ ORDER = {name: level for level, names in enumerate(LEVELS) for name in names}
 # Within a level: models are made of posteriors, a data source of its machinery, a part's figures of the one
 # style.
 SIDEWAYS = {
-    ("models", "posteriors"), ("data", "downloads"), ("data", "folders"), ("data", "archives"), ("data", "procedural"),
-    ("archives", "downloads"), ("archives", "folders"), ("folders", "downloads"), ("procedural", "drawing"),
+    ("models", "posteriors"), ("data", "downloads"), ("data", "folders"), ("data", "archives"),
+    ("data", "procedural"), ("archives", "downloads"), ("archives", "folders"), ("folders", "downloads"), ("procedural", "drawing"),
     ("procedural", "portraits"), ("portraits", "drawing"),
     ("plotting_theory", "plotting"), ("plotting_latents", "plotting"), ("plotting_dependence", "plotting"),
     ("plotting_uniqueness", "plotting"), ("plotting_training", "plotting"), ("plotting_samples", "plotting"),

@@ -669,3 +669,9 @@ def test_a_zip_may_mix_absolute_and_relative_names(tmp_path):
     path = tmp_path / "mixed.zip"
     splits = [data.load("image_folder", split, path=path, size=4) for split in ("train", "test")]
     assert sum(map(len, splits)) == 16 and splits[0].classes == ("cat", "dog")
+
+
+def test_a_chapter_for_small_grey_images_refuses_others_by_name():
+    with pytest.raises(ValueError, match="expected one of auto, digits, mnist, fashion_mnist; got 'faces'"):
+        data.resolve("faces", among=data.SMALL_GREY)
+    assert data.resolve("digits", among=data.SMALL_GREY) == "digits"

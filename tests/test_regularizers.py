@@ -133,11 +133,11 @@ def test_a_part_of_a_small_batch_is_at_least_one_sample():
         found = losses.grae_approx(*arguments, regularizer_fraction=fraction).decoder
         assert int((found > 0).sum()) == n
     draws = [losses.grae_approx(*arguments, regularizer_fraction=0.3, n_columns=LATENT, generator=seeded(i)).decoder
-             for i in range(600)]  # fmt: skip
+             for i in range(300)]  # fmt: skip
     exact = losses.grae(*arguments, block_size=1).decoder
     kept = torch.stack(draws).detach() > 0
     assert relative(torch.stack(draws).amax(0), 3 * exact) < 1e-12
-    assert (kept.double().mean(0) - 1 / 3).abs().max() < 0.06  # 3 standard errors of 600 draws
+    assert (kept.double().mean(0) - 1 / 3).abs().max() < 0.09  # 3 standard errors of 300 draws
 
 
 def test_rademacher_signs_have_the_identity_as_second_moment():
@@ -246,12 +246,12 @@ def test_lanczos_keeps_its_vectors_orthogonal_in_single_precision():
 def test_lanczos_on_the_papers_networks_is_the_exact_log_determinant():
     torch.manual_seed(0)
     decoder = models.mnist_decoder(3, width=1 / 64)
-    x, z = torch.rand(400, 1, 28, 28)[:4].repeat(100, 1, 1, 1), torch.randn(4, 3).repeat(100, 1)
+    x, z = torch.rand(4, 1, 28, 28).repeat(30, 1, 1, 1), torch.randn(4, 3).repeat(30, 1)
     before = buffers(decoder)
     exact = losses.grae(x[:4], z[:4], copy.deepcopy(decoder), Gaussian(), 1.0).decoder * 2
-    found = regularizers.log_det_lanczos(decoder, Gaussian(), x, z, 1.0, n_probes=4).detach().view(100, 4)
+    found = regularizers.log_det_lanczos(decoder, Gaussian(), x, z, 1.0, n_probes=4).detach().view(30, 4)
     assert same_buffers(decoder, before)
-    assert ((found.mean(0) - exact.detach()).abs() < 4 * found.std(0) / 10 + 1e-4 * exact.detach()).all()
+    assert ((found.mean(0) - exact.detach()).abs() < 4 * found.std(0) / 30**0.5 + 1e-4 * exact.detach()).all()
 
 
 def test_the_gradient_of_lanczos_is_the_log_determinants_over_all_signs(monkeypatch):
