@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from grae_helpers.plotting import MARKERS, PALETTE, SEQUENTIAL, WIDTH
 
@@ -77,7 +78,8 @@ def over_beta(
     """A panel for each measure over β, a colour for each model, bars of ± 2 standard errors; the data's dashed.
 
     `curves` map a name to arrays over "beta": a measure and its "…_error". `measures` map those to axis labels. A
-    curve without a measure is left out there, and one without errors has no bars.
+    curve without a measure is left out there, and one without errors has no bars. A panel is logarithmic where its
+    values span more than a factor of five.
     """
     figure, axes = plt.subplots(
         len(measures), 1, sharex=True, figsize=(WIDTH, 2.3 * len(measures) + 0.7), squeeze=False
@@ -92,6 +94,7 @@ def over_beta(
         if data and measure in data:
             axis.axhline(data[measure], color="black", linestyle=":", linewidth=1.3, label="data")
         axis.set(ylabel=label, xscale="log")
+        _stretch(axis)
     _beta_axis(axes[-1, 0], next(iter(curves.values()))["beta"])
     _legend(figure, axes[0, 0])
     return figure
@@ -101,6 +104,16 @@ def _legend(figure: Figure, axis) -> None:
     """Above all panels, the data last."""
     entries = sorted(zip(*axis.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] == "data")
     figure.legend(*zip(*entries, strict=True), loc="outside upper center", ncols=2 if len(entries) > 3 else 3)
+
+
+def _stretch(axis) -> None:
+    """A logarithmic scale where the values span more than a factor of five, the data's line included."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axis.lines])
+    if values.min() > 0 and values.max() > 5 * values.min():
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _beta_axis(axis, betas: np.ndarray) -> None:

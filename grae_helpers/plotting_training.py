@@ -30,11 +30,11 @@ class LiveCurves:
 
     def __init__(self, steps: int, offset: float = 0.0, seconds: float = 2.0):
         self.steps, self.offset, self.seconds = steps, offset, seconds
-        self.handle, self.drawn = None, -np.inf
+        self.handle, self.drawn, self.step = None, -np.inf, 0
 
     def __call__(self, step: int, history: Mapping[str, np.ndarray]) -> None:
         due = step >= self.steps or time.monotonic() - self.drawn >= self.seconds
-        if not due or get_ipython() is None:
+        if not due or step == self.step or get_ipython() is None:
             return
         figure = curves(history, self.offset, self.steps)
         if self.handle is None:
@@ -42,7 +42,7 @@ class LiveCurves:
         else:
             self.handle.update(figure)
         plt.close(figure)  # a cell shows what is open at its end, and this is shown already
-        self.drawn = time.monotonic()
+        self.drawn, self.step = time.monotonic(), step
 
 
 def curves(history: Mapping[str, np.ndarray], offset: float = 0.0, steps: int | None = None) -> Figure:

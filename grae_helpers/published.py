@@ -190,7 +190,8 @@ def _trend(model: str, curve: Mapping[str, np.ndarray], measure: str, text: str,
     if verdict == "holds" and (curve["spread"] < 0.1 * data_spread).any():
         verdict = "collapsed"
     fall, error = 1 - values[-1] / values[0], 2 * float(np.hypot(*bars[[0, -1]])) / values[0]
-    ours = f"falls by {fall:.0%} ± {error:.0%}, rank correlation {rho:+.2f} (p = {p:.2g})".replace("-", "−")
+    moves = f"{'falls' if fall > 0 else 'rises'} by {abs(fall):.0%} ± {error:.0%}"
+    ours = f"{moves}, rank correlation {rho:+.2f} (p = {p:.2g})".replace("-", "−")
     return {"statement": f"{model}: larger β, more blurry samples ({text})", "ours": ours, "verdict": verdict}
 
 

@@ -743,8 +743,8 @@ table([dict(zip(("statement", "K&P", "this page", "verdict"), row, strict=True))
 #
 # - No number of the paper belongs to §5 and §6. Its figures about them are on MNIST: [blocks of Σ and of $J^\top J$](22_covariance_jacobian_mnist.ipynb), and
 #   [the three objectives over β](23_objectives_mnist.ipynb).
-# - §5.2 (a Riemannian metric from Σ) and the CelebA samples of GRAE≈ need models of the paper's size, and are not in this part.
-# - The paper's suggestion to penalise dot products of pairs of columns is not implemented: for mean field the objective already does it, as the rotation shows.
+# - §5.2 (a Riemannian metric from Σ) needs models of the paper's size. Samples of GRAE≈ are in [a chapter of Part III](31_samples_over_beta.ipynb).
+# - The paper's suggestion to penalise dot products of pairs of columns is tried in [Training GRAE](30_training_grae.ipynb). For mean field the objective already does it, as the rotation shows.
 #
 # ## Exercises
 #

@@ -41,8 +41,8 @@ ORDER = {name: level for level, names in enumerate(LEVELS) for name in names}
 # style.
 SIDEWAYS = {
     ("models", "posteriors"), ("data", "downloads"), ("data", "folders"), ("data", "archives"),
-    ("data", "procedural"), ("archives", "downloads"), ("archives", "folders"), ("folders", "downloads"), ("procedural", "drawing"),
-    ("procedural", "portraits"), ("portraits", "drawing"),
+    ("data", "procedural"), ("archives", "downloads"), ("archives", "folders"), ("folders", "downloads"),
+    ("procedural", "drawing"), ("procedural", "portraits"), ("portraits", "drawing"),
     ("plotting_theory", "plotting"), ("plotting_latents", "plotting"), ("plotting_dependence", "plotting"),
     ("plotting_uniqueness", "plotting"), ("plotting_training", "plotting"), ("plotting_samples", "plotting"),
     ("uniqueness", "identifiability"), ("uniqueness", "linear_vae"),

@@ -21,6 +21,7 @@ from grae_helpers import (
     linear_vae,
     losses,
     posteriors,
+    smoothness,
 )
 from tools import run_notebooks
 from tools.project import ROOT, Project, ToolError
@@ -154,8 +155,9 @@ def scene():
     names["rotation"] = torch.linalg.qr(torch.randn(d, d)).Q
     names["marginals"] = [stats.norm(), stats.laplace(), stats.logistic(), stats.norm()]
     names |= {"weights": torch.randn(D, 2), "latents": torch.randn(9, 2), "inferred": torch.randn(9, 2)}
-    names["activation"] = "tanh"
-    modules = [torch, geometry, identifiability, jacobians, linear_vae, losses, posteriors]
+    names |= {"activation": "tanh", "penalty": 1.0, "column": torch.randn(batch, D)}
+    names["images"] = torch.rand(batch, 1, 16, 16)
+    modules = [torch, geometry, identifiability, jacobians, linear_vae, losses, posteriors, smoothness]
     return sizes | names | {module.__name__.rpartition(".")[2]: module for module in modules}
 
 

@@ -62,7 +62,7 @@ def test_live_curves_are_one_display_redrawn_at_most_so_often(monkeypatch):
     screen, clock = Screen(monkeypatch), iter([0.0, 0.0, 1.0, 3.0, 3.0, 3.5, 3.5])
     monkeypatch.setattr(plotting_training.time, "monotonic", lambda: next(clock))
     watch = plotting_training.LiveCurves(steps=40, seconds=2.0)
-    for step in (10, 20, 30, 40):  # shown at 0 s, too early at 1 s, due at 3 s, and at its end in any case
+    for step in (10, 20, 30, 40, 40):  # shown at 0 s, too early at 1 s, due at 3 s, and once at its end in any case
         watch(step, history(step))
     assert (len(screen.shown), len(screen.updated)) == (1, 2)
     assert len(screen.updated[-1].axes[0].lines[0].get_ydata()) == 40

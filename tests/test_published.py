@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from grae_helpers import geometry, models, published
 
@@ -93,3 +94,70 @@ def test_the_papers_schedule():
     lengths = published.trials(published.UNIQUENESS["iterations"], 20, 100)
     assert len(lengths) == 420 and sum(n >= 10_000 for n in lengths) == 200
     assert sorted(set(lengths)) == [100, 500, *range(1000, 10_001, 1000), 20_000]
+
+
+def samples(slope: float, spread: float = 0.2, n: int = 10) -> dict[str, np.ndarray]:
+    """TV and share that change by `slope` over the paper's β, with errors of a thousandth."""
+    beta = np.array(published.SAMPLE_BETAS)[:n]
+    value, error = 1 + slope * beta, np.full(n, 1e-3)
+    measures = {"tv": value, "tv_error": error, "share": value, "share_error": error}
+    return {"beta": beta, "spread": np.full(n, spread)} | measures
+
+
+def verdicts(one: dict, other: dict) -> dict[str, str]:
+    rows = published.sample_verdicts({"β-VAE": one, "GRAE≈": other}, data_spread=0.25)
+    assert len(rows) == 8 and all(set(row) == {"statement", "ours", "verdict"} for row in rows)
+    return {row["statement"]: row["verdict"] for row in rows}
+
+
+TRENDS = (
+    "β-VAE: larger β, more blurry samples (total variation)",
+    "GRAE≈: larger β, more blurry samples (share of short waves)",
+)
+
+
+@pytest.mark.parametrize(
+    ("slope", "n", "expected"),
+    [(-0.5, 10, "holds"), (0.5, 10, "not seen"), (-0.5, 3, "not distinguishable"), (-0.5, 4, "holds")],
+)
+def test_a_trend_of_the_samples_is_seen_where_it_is_and_not_where_it_is_not(slope, n, expected):
+    found = verdicts(samples(slope, n=n), samples(slope, n=n))
+    assert [found[statement] for statement in TRENDS] == [expected] * 2
+
+
+def test_a_trend_is_said_with_its_size_and_its_error():
+    rows = [
+        published.sample_verdicts({"β-VAE": one, "GRAE≈": one}, 0.25)[0]["ours"] for one in map(samples, (-0.5, 0.5))
+    ]
+    bound = 2e-3 * 2**0.5
+    assert rows[0].startswith(f"falls by {0.49 / 0.99:.0%} ± {bound / 0.99:.0%}, rank correlation −1.00 (p = 0.0001)")
+    assert rows[1].startswith(f"rises by {0.49 / 1.01:.0%}") and "+1.00" in rows[1]
+
+
+def test_equal_samples_are_not_smooth_samples():
+    found = verdicts(samples(-0.5, spread=0.02), samples(-0.5))
+    assert [found[statement] for statement in TRENDS] == ["collapsed", "holds"]
+
+
+def test_similar_samples():
+    similar, small = "GRAE≈ is similar to β-VAE (total variation)", "particularly for small β (total variation)"
+    for slope, expected in ((-0.45, "holds"), (-0.1, "in part"), (1.5, "not seen")):
+        found = verdicts(samples(-0.5), samples(slope))
+        assert [found[similar], found[small]] == [expected, "holds"]
+    far = samples(-0.5)
+    far["tv"] = far["tv"] + 0.2 * (1 - far["beta"])
+    assert verdicts(samples(-0.5), far)[small] == "not seen"
+    assert verdicts(samples(-0.5), samples(-0.5))[small] == "not distinguishable"
+
+
+@pytest.mark.parametrize("n", [3, 5, 6, 10])
+def test_rank_correlation_against_scipys_permutations(n):
+    beta, values = np.array(published.SAMPLE_BETAS)[:n], np.random.default_rng(n).normal(size=n)
+    rho, p = published._rank_correlation(beta, values)
+    assert rho == pytest.approx(stats.spearmanr(beta, values).statistic)
+    expected = stats.permutation_test(
+        (values,), lambda v: stats.spearmanr(beta, v).statistic, permutation_type="pairings", n_resamples=2_000,
+        alternative="less" if rho < 0 else "greater", vectorized=False,
+    )  # fmt: skip
+    assert p == pytest.approx(expected.pvalue, abs=1e-9 if n <= 6 else 0.03)
+    assert published._rank_correlation(beta, np.ones(n)) == (0.0, 1.0)
