@@ -64,6 +64,7 @@ def freeze(
     tables: Mapping[str, storage.Table] | None = None,
     images: Mapping[str, np.ndarray] | None = None,
     weights: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+    notebook: str | None = None,
     command: str | None = None,
     provenance: Mapping[str, object] | None = None,
 ) -> Path:
@@ -73,8 +74,8 @@ def freeze(
     `images`, uint8 [H, W] or [H, W, 3], become .png, and state dicts in `weights` .safetensors.
     `parameters` are the notebook's own, `sizes` what its budget stood for, and `paper` holds the paper's
     values of some of either ({} if it gives none): the manifest records where they differ. `seconds` is the
-    wall time; `command` is by default the runner's with `parameters`. If it is interrupted, the old result
-    stays.
+    wall time; `command` is by default the runner's for `notebook` (by default the folder's name) with `parameters`.
+    If it is interrupted, the old result stays.
 
     Raises ValueError for more than 8 MB in all, a bad name, an array of objects, or a folder that holds
     anything but a frozen result; TypeError for what no file can hold.
@@ -87,8 +88,8 @@ def freeze(
     if provenance is None:
         provenance = runtime.provenance(runtime.device(parameters.get("device", "auto")))
     manifest = {
-        "notebook": folder.name,
-        "command": command or _command(folder.name, parameters),
+        "notebook": notebook or folder.name,
+        "command": command or _command(notebook or folder.name, parameters),
         "budget": parameters.get("budget"),
         "parameters": parameters,
         "sizes": sizes,

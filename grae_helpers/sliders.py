@@ -13,7 +13,7 @@ from PIL import Image
 DPI = 120
 """Pixels per inch of a frame: as sharp as its bytes allow."""
 COLOURS = 32
-"""Colours of a frame's palette, enough for a few hues and their smoothed edges."""
+"""Colours of a frame's palette, enough for a few hues and their smoothed edges; photographs need 256."""
 
 # A card of its own, white in both colour schemes, so that frame and control are readable wherever they land.
 STYLE = """
@@ -59,16 +59,17 @@ def slider(
     start: int = 0,
     *,
     caption: str,
+    colours: int = COLOURS,
 ) -> Slider:
     """A control over precomputed frames, one of them visible at a time, starting with frame number `start`.
 
     Works from the page alone: keyboard, mouse and touch, several on a page, nothing fetched. Without JavaScript,
     and where a page strips scripts, the start frame remains as a still picture and the control is hidden; in
     print the frame chosen last. `values` are what the control says at each frame ("30°"), `label` what it moves
-    ("angle"), `alts` what each frame shows, `caption` what stands below; all plain text. Each figure is closed
-    once it is drawn, so a generator keeps one in memory at a time. Raises ValueError for fewer than two frames,
-    unlike numbers of frames, values and alts, an empty text, frames of different sizes, and a start that is none
-    of them; TypeError for other kinds.
+    ("angle"), `alts` what each frame shows, `caption` what stands below; all plain text. `colours` of the palette,
+    256 for photographs. Each figure is closed once it is drawn, so a generator keeps one in memory at a time.
+    Raises ValueError for fewer than two frames, unlike numbers of frames, values and alts, an empty text, frames
+    of different sizes, more than 256 colours, and a start that is no frame; TypeError for other kinds.
 
     >>> figures = (plt.figure(figsize=(1, 1)) for _ in range(2))
     >>> shown = slider(figures, ["0°", "45°"], "angle", ["level", "turned"], caption="A square, turned.")
@@ -81,7 +82,9 @@ def slider(
     label, caption = _text("label", label), _text("caption", caption)
     if not isinstance(frames, Iterable):
         raise TypeError(f"frames: expected matplotlib figures, got one {type(frames).__name__}")
-    pictures = [_draw(frame) for frame in frames]
+    if isinstance(colours, bool) or not isinstance(colours, int) or not 2 <= colours <= 256:
+        raise ValueError(f"colours: expected 2 to 256, got {colours!r}")
+    pictures = [_draw(frame, colours) for frame in frames]
     if not len(pictures) == len(values) == len(alts) > 1:
         raise ValueError(
             "frames, values and alts: expected as many of each, two or more, "
@@ -127,14 +130,14 @@ def _page(
     )
 
 
-def _draw(frame: Figure) -> tuple[str, tuple[int, int]]:
+def _draw(frame: Figure, colours: int) -> tuple[str, tuple[int, int]]:
     """The frame as a data URI, a PNG with a palette, and its size in pixels."""
     if not isinstance(frame, Figure):
         raise TypeError(f"frames: expected matplotlib figures, got {type(frame).__name__}")
     drawn, packed = io.BytesIO(), io.BytesIO()
     frame.savefig(drawn, format="png", dpi=DPI, facecolor="white")
     plt.close(frame)
-    image = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    image = Image.open(drawn).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     image.save(packed, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode(), image.size
 

@@ -759,10 +759,9 @@ table(statements(FOUND))
 if budget == "full":
     given = PARAMETERS | {"dataset": name}
     del given["checkpoints"]  # a place on one machine
-    words = [word for key, value in given.items() for word in ("-p", key, str(value))]
     results.freeze(
         results.root() / f"30_training_grae_{name}", parameters=given, sizes=vars(sizes), paper=PAPER,
-        seeds=[seed], seconds=time.perf_counter() - started, command=" ".join([results.RUNNER, "30_training_grae", *words]),
+        seeds=[seed], seconds=time.perf_counter() - started, notebook="30_training_grae",
         arrays={key: history[key].astype(np.float32) for key in ("reconstruction", "latent", "decoder")}
         | {"singular": singular.astype(np.float32), "h2": own["h²"], "prescribed": own["1 − s²"]},
         tables={"found": FOUND, "seconds": {"training step": float(history["seconds"]) / sizes.steps} | clocked},

@@ -43,9 +43,7 @@ checkpoints: str = ""  # a folder that keeps each model, to go on with after an 
 device: str = "auto"  # cpu, cuda, or auto: the GPU where there is one
 
 # %%
-import json
 import math
-import shlex
 import warnings
 
 import numpy as np
@@ -298,12 +296,11 @@ if budget == "full":
     for (objective, beta, s), found in models.items():
         kept |= {f"{objective}--{beta:g}--{s}--{key}": v for key, v in found.items() if not key.startswith("shown")}
     given = {"dataset": name, "checkpoints": ""}
-    words = [f"-p {key} {shlex.quote(v if isinstance(v, str) else json.dumps(v))}" for key, v in (PARAMETERS | given).items()]
     results.freeze(
         results.root() / f"31_samples_over_beta_{name}", parameters=PARAMETERS | given, sizes=vars(sizes), seeds=seeds,
         paper=published.CELEBA | {"dataset": "celeba", "betas": published.SAMPLE_BETAS},
         arrays=kept, images=pictures(models), seconds=sum(float(found["seconds"]) for found in models.values()),
-        command=" ".join([results.RUNNER, "31_samples_over_beta", *words]),
+        notebook="31_samples_over_beta",
     )  # fmt: skip
 
 # %%
@@ -354,7 +351,7 @@ def sample_slider(shown: dict[float, dict[str, np.ndarray]], curves: dict, capti
         for i, beta in enumerate(shown)
     ]
     frames = (plotting_samples.sample_rows(rows, f"β = {beta:g}") for beta, rows in shown.items())
-    return sliders.slider(frames, [f"{beta:g}" for beta in shown], "β", alts, caption=caption)
+    return sliders.slider(frames, [f"{beta:g}" for beta in shown], "β", alts, caption=caption, colours=256)
 
 
 live = curves(models)

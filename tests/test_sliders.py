@@ -39,6 +39,11 @@ def decoded(source: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
 
 
+def test_colours_are_as_many_as_asked_for():
+    with pytest.raises(ValueError, match="colours: expected 2 to 256, got 300"):
+        sliders.slider([], ["a", "b"], "x", ["a", "b"], caption="c", colours=300)
+
+
 def test_one_picture_and_the_frames_behind_it(page):
     assert page.tag == "figure" and not page.tail
     (picture,), frames = page.xpath("./img"), page.xpath("./template/img")
