@@ -1,12 +1,13 @@
 """The models that Part III compares: one pair of networks under each objective, trained by the one loop."""
 
+import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from grae_helpers import losses, models, runtime, training
+from grae_helpers import jacobians, losses, models, runtime, training
 from grae_helpers.likelihoods import Likelihood
 from grae_helpers.losses import LossTerms
 
@@ -131,11 +132,13 @@ def encode(encoder: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     >>> encode(build("grae", (1, 28, 28), latent_dim=4, width=1 / 64)[0], torch.zeros(3, 1, 28, 28)).shape
     torch.Size([3, 4])
     """
-    where, parts = next(encoder.parameters()).device, []
-    for batch in images.split(batch_size):
-        found = encoder(training.as_float(batch.to(where)))
-        parts.append((found if isinstance(found, Tensor) else found.mean).cpu())
-    return torch.cat(parts)
+    found = (encoder(x) for x in _batches(encoder, images, batch_size))
+    return torch.cat([(code if isinstance(code, Tensor) else code.mean).cpu() for code in found])
+
+
+def _batches(network: nn.Module, images: Tensor, batch_size: int = 500) -> Iterator[Tensor]:
+    where = next(network.parameters()).device
+    return (training.as_float(batch.to(where)) for batch in images.split(batch_size))
 
 
 @torch.no_grad()
@@ -157,3 +160,89 @@ def prior_latents(n: int, latent_dim: int, seed: int = 0) -> Tensor:
     torch.Size([2, 3])
     """
     return torch.randn(n, latent_dim, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def settle(
+    objective: str,
+    encoder: models.Encoder,
+    decoder: models.Decoder,
+    images: Tensor,
+    likelihood: Likelihood,
+    beta: float,
+    *,
+    n_jacobians: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """Move and scale each latent to where the objective is least: copies of both networks that give the same images.
+
+    The encoder ends and the decoder begins with a linear layer, so h → (h − m)/t in one is undone in the other. Only
+    the regularisers change, and they have one minimum: m is the code's mean, and t² solves E h² + E s² = t² (β-VAE,
+    s² the posterior's variance) or E h²/t² = E[t²a/(1 + t²a)] with a = J_cᵀ(−H_p)J_c/β (GRAE, mean field). Training
+    goes there too, but at small β slowly, and a prior's samples need it. The decoder must be in eval mode.
+
+    `images` are [n, ...]; Jacobians are taken at the first `n_jacobians`. Returns encoder and decoder; the networks
+    given stay as they are. Raises ValueError for another objective, a posterior that is not mean field, networks
+    that do not meet in linear layers, and train mode.
+
+    >>> from grae_helpers.likelihoods import Gaussian
+    >>> networks = [network.eval() for network in build("grae_approx", (1, 28, 28), latent_dim=4, width=1 / 64)]
+    >>> images = torch.rand(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    >>> settled, _ = settle("grae_approx", *networks, images, Gaussian(), beta=0.1)
+    >>> bool(encode(settled, images).mean(0).abs().max() < 1e-5)
+    True
+    """
+    runtime.one_of("objective", objective, ("beta_vae", "grae", "grae_approx"))
+    beta = runtime.positive("beta", beta)
+    _check_meeting(encoder, decoder)
+    found = [encoder(x) for x in _batches(encoder, images)]
+    if objective == "beta_vae":
+        codes = torch.cat([posterior.mean for posterior in found])
+        square = codes.var(0, correction=0) + torch.cat([posterior.variance for posterior in found]).mean(0)
+    else:
+        codes = torch.cat(found)
+        square = _balanced(
+            codes.var(0, correction=0), _slopes(decoder, likelihood, images, codes[:n_jacobians], beta)
+        )
+    mean, scale = codes.mean(0), square.sqrt()
+    encoder, decoder = copy.deepcopy(encoder), copy.deepcopy(decoder)
+    first = decoder.network[0]
+    first.bias += first.weight @ mean
+    first.weight *= scale
+    encoder.mean.weight /= scale[:, None]
+    encoder.mean.bias.sub_(mean).div_(scale)
+    if encoder.raw is not None:
+        encoder.raw.bias -= scale.log()
+    return encoder, decoder
+
+
+def _check_meeting(encoder: models.Encoder, decoder: models.Decoder) -> None:
+    first = decoder.network[0] if type(getattr(decoder, "network", None)) is nn.Sequential else None
+    if not isinstance(encoder, models.Encoder) or type(first) is not nn.Linear or first.bias is None:
+        raise ValueError(
+            "settle: expected an encoder of models.Encoder and a decoder that begins with a linear layer"
+        )
+    if encoder.raw is not None and encoder.block_size != 1:
+        raise ValueError(f"settle: expected a mean-field posterior, got block_size {encoder.block_size}")
+    if encoder.training or decoder.training:
+        raise ValueError("settle: expected networks in eval mode, whose batch statistics are constants")
+
+
+def _slopes(decoder: nn.Module, likelihood: Likelihood, images: Tensor, codes: Tensor, beta: float) -> Tensor:
+    """J_cᵀ(−H_p)J_c/β of every column, [n, d], in float64."""
+    x = training.as_float(images[: len(codes)].to(codes.device))
+    hessians = [
+        jacobians.wide_gauss_newton(decoder, likelihood, *part)
+        for part in zip(x.split(16), codes.split(16), strict=True)
+    ]
+    return -torch.cat(hessians).diagonal(dim1=1, dim2=2) / beta
+
+
+def _balanced(variance: Tensor, slopes: Tensor) -> Tensor:
+    """The root t² of variance/t² = E[t²a/(1 + t²a)], by bisection of its logarithm: left falls, right grows."""
+    low, high = torch.full_like(slopes[0], -60.0), torch.full_like(slopes[0], 60.0)
+    for _ in range(100):
+        middle = (low + high) / 2
+        pushed = middle.exp() * slopes
+        above = variance / middle.exp() > (pushed / (1 + pushed)).mean(0)
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return middle.exp().to(variance.dtype)

@@ -73,15 +73,16 @@ sizes = runtime.sizes(
     budget,
     test={
         "betas": [0.02, 1.0], "latent_dim": 4, "steps": 35, "width": 1 / 64, "batch_size": 8, "learning_rate": 1e-2,
-        "repeats": 1, "n_images": 60, "n_train": 200, "n_test": 120, "checks": [0.3, 0.7],
+        "repeats": 1, "n_images": 60, "n_train": 200, "n_test": 120, "checks": [0.3, 0.7], "n_jacobians": 8,
     },
     book={
         "betas": [0.02, 0.1, 0.4, 1.0], "latent_dim": 16, "steps": 130, "width": 1 / 48, "batch_size": 8,
         "learning_rate": 5e-3, "repeats": 1, "n_images": 300, "n_train": 2_000, "n_test": 600, "checks": [0.1, 0.3, 0.7, 1.4],
+        "n_jacobians": 64,
     },
     full=published.CELEBA | {
         "betas": published.SAMPLE_BETAS, "batch_size": 64, "learning_rate": 1e-3, "repeats": 1, "n_images": 1_000,
-        "n_train": 0, "n_test": 0, "checks": [0.1, 0.3, 0.7, 1.4],
+        "n_train": 0, "n_test": 0, "checks": [0.1, 0.3, 0.7, 1.4], "n_jacobians": 64,
     },
     betas=betas, latent_dim=latent_dim, steps=steps, width=width, batch_size=batch_size, learning_rate=learning_rate,
     repeats=repeats, n_images=n_images,
@@ -197,6 +198,10 @@ figure = plotting_samples.known_answer(fine, np.array([closed_form(beta) for bet
 # For each β a β-VAE and GRAE≈ (Eq. 14 with one sampled column), with the same initial weights, batches, steps and learning rate. Then the same
 # latents $z \sim N(0, I)$ are decoded by both. The latents of two models need not mean the same, so the comparison is one of sets of samples, not image by image.
 # Two other autoencoders at one β, for later: RAE with a gradient penalty, and one without any regulariser.
+#
+# One step is added to the paper's protocol. Where a code lies and how wide it is does not touch the reconstructions; only the regularisers decide ([Training GRAE](30_training_grae.ipynb) derives how),
+# and for small β they take long. `autoencoders.settle` does it at once and exactly: it moves and scales each latent to where the objective is least, and undoes that in the decoder's first layer, so that
+# every image is encoded and decoded as before. Samples of the **settled** models are looked at first; those of the models as they were trained stand beside them further down.
 
 # %%
 n_measured = min(sizes.n_images, len(test) // 2)
@@ -244,21 +249,29 @@ def trained(objective: str, beta: float, seed: int) -> tuple[torch.nn.Module, to
 
 
 def evaluated(objective: str, beta: float, seed: int) -> dict[str, np.ndarray]:
-    """Train a model, sample from it and measure: the numbers by name, and the first samples under "shown"."""
+    """Train a model, sample from it and measure: the numbers by name, and the first samples under "shown …"."""
     encoder, decoder, history = trained(objective, beta, seed)
     codes = autoencoders.encode(encoder, images[:20_000])
     drawn = {"prior": latents, "mixture": mixture_latents(codes, n_measured, seed)}
     samples = {kind: autoencoders.decode(decoder, likelihood, z) for kind, z in drawn.items()}
     again = autoencoders.decode(decoder, likelihood, autoencoders.encode(encoder, held_out))
+    square = codes.square().mean()
+    if objective in PAIR:
+        some = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:5_000]]
+        settled = autoencoders.settle(objective, encoder, decoder, some, likelihood, beta, n_jacobians=sizes.n_jacobians)
+        samples["settled"] = autoencoders.decode(settled[1], likelihood, latents)
+        square = autoencoders.encode(settled[0], some).square().mean()
+        moved = (autoencoders.decode(settled[1], likelihood, autoencoders.encode(settled[0], held_out)) - again).abs().max()
+        assert moved < 1e-3, f"settling moved an image by {moved:.1e}"
     terms = [history[key].reshape(-1) for key in ("reconstruction", "latent", "decoder")]
     found = {
         "error": (again - held_out).square().flatten(1).sum(1).numpy(), "code_mean": codes.mean(0).numpy(),
         "code_variance": codes.var(0).numpy(), "code_eigenvalues": torch.linalg.eigvalsh(codes.T.cov()).numpy(),
         "active": np.array(smoothness.active_latents(codes)),
         "terms": np.array([[part.mean() for part in np.array_split(t, min(100, len(t)))] for t in terms]),
-        "seconds": np.array(history["seconds"]), "shown": samples["prior"][:SHOWN].numpy(),
-        "shown mixture": samples["mixture"][:SHOWN].numpy(),
+        "seconds": np.array(history["seconds"]), "settled_square": square.numpy(),
     }  # fmt: skip
+    found |= {f"shown {kind}": drawn_by[:SHOWN].numpy() for kind, drawn_by in samples.items()}
     return found | {f"{kind}.{key}": value for kind in samples for key, value in measured(samples[kind]).items()}
 
 
@@ -277,8 +290,11 @@ own = measured(held_out) | {"another": measured(another)["distance"], "trivial":
 
 # %%
 def pictures(models: dict) -> dict[str, np.ndarray]:
-    """Samples of the prior as images to keep: for each β a row of the β-VAE above one of GRAE≈."""
-    rows = {f"{objective}-{beta:g}": found["shown"] for (objective, beta, s), found in models.items() if s == seed}
+    """Samples as images to keep: for each β a row of the settled β-VAE above one of the settled GRAE≈."""
+    rows = {
+        f"{objective}-{beta:g}": found["shown settled" if objective in PAIR else "shown prior"]
+        for (objective, beta, s), found in models.items() if s == seed
+    }  # fmt: skip
 
     def stacked(*keys: str) -> np.ndarray:
         grid = np.concatenate([np.concatenate(list(rows[key]), axis=2) for key in keys], axis=1)
@@ -312,10 +328,10 @@ assert max(errors.values()) < trivial.mean(), "at the least β, a model did not 
 # %% [markdown]
 # ## The samples
 #
-# The first latents, decoded by both models. Move the slider, or focus it and use the arrow keys.
+# The first latents, decoded by both settled models. Move the slider, or focus it and use the arrow keys.
 
 # %%
-def curves(models: dict, kind: str = "prior") -> dict[str, dict[str, np.ndarray]]:
+def curves(models: dict, kind: str = "settled") -> dict[str, dict[str, np.ndarray]]:
     """Each model's numbers as arrays over β: means over its samples and seeds, with standard errors.
 
     With several seeds the errors are over seeds, with one they are over its samples.
@@ -355,14 +371,14 @@ def sample_slider(shown: dict[float, dict[str, np.ndarray]], curves: dict, capti
 
 
 live = curves(models)
-shown = {beta: {NAMES[objective]: models[objective, beta, seed]["shown"] for objective in PAIR} for beta in grid}
-sample_slider(shown, live, f"Samples from the prior at each β, live run on {name}: the β-VAE above, GRAE≈ below, the same latents.")
+shown = {beta: {NAMES[objective]: models[objective, beta, seed]["shown settled"] for objective in PAIR} for beta in grid}
+sample_slider(shown, live, f"Samples of the settled models at each β, live run on {name}: the β-VAE above, GRAE≈ below, the same latents.")
 
 # %% [markdown]
 # ## Their spectra
 
-# %% mystnb={"image": {"alt": "Mean power spectra of samples on logarithmic axes, beta-VAE left and GRAE approximation right, a line for each beta, the data dashed."}, "figure": {"caption": "Mean power of samples at each spatial frequency, live run. Left the β-VAE, right GRAE≈; a colour for each β. Dashed: the data.", "name": "fig-sample-spectra"}}
-def spectra_of(models: dict, kind: str = "prior") -> dict[str, dict[float, np.ndarray]]:
+# %% mystnb={"image": {"alt": "Mean power spectra of samples on logarithmic axes, beta-VAE left and GRAE approximation right, a line for each beta, the data dashed."}, "figure": {"caption": "Mean power of samples of the settled models at each spatial frequency, live run. Left the β-VAE, right GRAE≈; a colour for each β. Dashed: the data.", "name": "fig-sample-spectra"}}
+def spectra_of(models: dict, kind: str = "settled") -> dict[str, dict[float, np.ndarray]]:
     """Each model's mean spectrum at each β, of its first seed."""
     first = min(s for *_, s in models)
     return {
@@ -379,7 +395,7 @@ def octaves(model: dict, data: dict) -> dict[str, float]:
     """The power of samples as a share of the data's, in bands of frequency."""
     bands = {"under 1/32": (0, 1 / 32), "1/32 to 1/8": (1 / 32, 1 / 8), "over 1/8": (1 / 8, 1)}
     return {
-        band: model["prior.spectrum"][(frequency > low) & (frequency <= high)].sum()
+        band: model["settled.spectrum"][(frequency > low) & (frequency <= high)].sum()
         / data["spectrum"][(frequency > low) & (frequency <= high)].sum()
         for band, (low, high) in bands.items()
     }  # fmt: skip
@@ -417,7 +433,7 @@ line = {"linear decoder, closed form": {"beta": np.array(grid), "tv": np.array([
 MEASURES = {"tv": "total variation", "share": "share of short waves", "spread": "spread"}
 data_values = {measure: own[measure].mean() for measure in MEASURES}
 
-# %% mystnb={"image": {"alt": "Three panels over beta for both models, with error bars and the data's value dotted: total variation, share of short waves, and spread of the samples."}, "figure": {"caption": "Samples over β, live run: total variation, share of short waves in an image's variance, and spread between samples. Bars: ± 2 standard errors. Dotted: the data. Logarithmic where the data are far away.", "name": "fig-smoothness"}}
+# %% mystnb={"image": {"alt": "Three panels over beta for both models, with error bars and the data's value dotted: total variation, share of short waves, and spread of the samples."}, "figure": {"caption": "Samples of the settled models over β, live run: total variation, share of short waves in an image's variance, and spread between samples. Bars: ± 2 standard errors. Dotted: the data. Logarithmic where the data are far away.", "name": "fig-smoothness"}}
 figure = plotting_samples.over_beta(live | line, MEASURES, data_values)
 
 # %%
@@ -435,8 +451,6 @@ table(rows, **formats)
 # "Active" counts the latents whose code (of the β-VAE: the posterior's mean) has a variance above 0.01 over the data (Burda et al. 2016), of the
 # linear decoder the eigenvalues above β. Read TV and spread together: where both fall alike, the samples do not only lose detail, they come closer to one image. The linear decoder
 # does both too, for the same reason.
-#
-# If the TV of your run *rises* with β, that is no error of the measure. The next section shows where it comes from.
 #
 # ## What samples of a deterministic autoencoder need
 #
@@ -458,8 +472,9 @@ show(f"Codes of {min(len(images), 20_000):,} images at β = {middle:g}, {sizes.l
 table(rows, **dict.fromkeys(list(rows[0])[2:-1], ".2f"), **{"squared error": ".1f"})
 
 # %% [markdown]
-# The balance takes time. The pull of $\frac\beta2\lVert h\rVert^2$ on a code is weak for small β, and a short run ends with codes that are still off centre and too wide. Draws from $N(0, I)$ then lie
-# near the middle of the codes, where the decoder shows something like an average image: *smooth, but not because of β*. The mean square of a code per latent would be 1 at most:
+# These are the codes as trained. The balance takes time: the pull of $\frac\beta2\lVert h\rVert^2$ on a code is weak for small β, and a short run ends with codes that are still off centre and too wide. Draws from $N(0, I)$ then lie
+# near the middle of the codes, where the decoder shows something like an average image: *smooth, but not because of β*. The mean square of a code per latent is at most 1 in a model that is settled, and the TV of
+# samples changes with it:
 
 # %%
 def off_prior(model: dict) -> float:
@@ -467,19 +482,22 @@ def off_prior(model: dict) -> float:
     return float((np.square(model["code_mean"]) + model["code_variance"]).mean())
 
 
-table([
-    {"β": beta} | {
-        f"{what}, {NAMES[o]}": value for o in PAIR
-        for what, value in {"mean of ‖h‖²/d": off_prior(models[o, beta, seed]), "TV, mixture − prior": curves(models, "mixture")[NAMES[o]]["tv"][i] - live[NAMES[o]]["tv"][i]}.items()
-    }
-    for i, beta in enumerate(grid)
-], **{f"{what}, {NAMES[o]}": spec for o in PAIR for what, spec in {"mean of ‖h‖²/d": ".2f", "TV, mixture − prior": "+.4f"}.items()})  # fmt: skip
+as_trained = curves(models, "prior")
+for o in PAIR:
+    show(f"**{NAMES[o]}**")
+    table([
+        {"β": beta, "mean of ‖h‖²/d, as trained": off_prior(models[o, beta, seed]), "settled": float(models[o, beta, seed]["settled_square"]),
+         "TV, as trained": as_trained[NAMES[o]]["tv"][i], "TV, settled": live[NAMES[o]]["tv"][i]}
+        for i, beta in enumerate(grid)
+    ], **{"mean of ‖h‖²/d, as trained": ".2f", "settled": ".2f", "TV, as trained": ".4f", "TV, settled": ".4f"})  # fmt: skip
+for beta in grid:
+    assert float(models["grae_approx", beta, seed]["settled_square"]) < 1.001 and float(models["beta_vae", beta, seed]["settled_square"]) < 1.001
 
 # %% [markdown]
 # ### A mixture instead of the prior
 #
 # Ghosh et al. (2020) do not ask the codes to follow a prior. They fit a mixture of ten Gaussians with full covariances to them, after training, and decode draws from that.
-# It is a heuristic for what the objective did not provide. Here it is a control as well: it takes the samples where the codes are, so that what is left of a trend over β is the decoder's. With numbers: samples from the prior and from such a mixture, for all four models, at one β.
+# It is a heuristic for what the objective did not provide. Here it is a control as well: it takes the samples where the codes are. With numbers: samples from the prior, as trained, and from such a mixture, for all four models, at one β.
 
 # %%
 compared = []
@@ -504,7 +522,7 @@ figure = plotting_samples.prior_beside_mixture(compared, labels, data_values | {
 # %% mystnb={"image": {"alt": "Rows of samples of four models at one beta, each from the prior and from the mixture."}, "figure": {"caption": "The same samples as pictures: each model from the prior, and from the mixture below it. Live run.", "name": "fig-mixture-samples"}}
 rows = {
     f"{NAMES[objective]}, from the {kind}": models[objective, middle, seed][key]
-    for objective in (*PAIR, *OTHERS) for kind, key in {"prior": "shown", "mixture": "shown mixture"}.items()
+    for objective in (*PAIR, *OTHERS) for kind, key in {"prior": "shown prior", "mixture": "shown mixture"}.items()
 }  # fmt: skip
 figure = plotting_samples.sample_rows(rows)
 
@@ -529,11 +547,12 @@ figure = plotting_samples.over_beta(curves(models, "mixture"), MEASURES, data_va
 
 # %%
 def verdicts(models: dict, data_spread: float, run: str) -> dict[str, list[dict]]:
-    """Show the paper's statements, decided for samples from the prior and for samples from the mixture."""
+    """Show the paper's statements, decided for the settled models, the models as trained, and the mixture."""
     found = {}
-    for kind in ("prior", "mixture"):
+    kinds = {"settled": "prior, settled", "prior": "prior, as trained", "mixture": "mixture"}
+    for kind, described in kinds.items():
         found[kind] = published.sample_verdicts(curves(models, kind), data_spread)
-        show(f"{run}, samples from the **{kind}**:")
+        show(f"{run}, samples from the **{described}**:")
         table(found[kind])
     return found
 
@@ -579,38 +598,38 @@ def frozen_slider(which: str) -> sliders.Slider | None:
     names = [NAMES[objective] for objective in PAIR]
     pictures = {beta: kept[which].images[f"samples-{beta:g}"] for beta in over_beta["β-VAE"]["beta"]}
     rows = {beta: plotting_samples.split_rows(picture, names) for beta, picture in pictures.items()}
-    return sample_slider(rows, over_beta, f"Samples from the prior, frozen run on {which}: the β-VAE above, GRAE≈ below.")
+    return sample_slider(rows, over_beta, f"Samples of the settled models, frozen run on {which}: the β-VAE above, GRAE≈ below.")
 
 
 def frozen_curves(which: str):
     """The figure of the numbers over β, or nothing."""
     if which in kept:
         found, its_data = frozen[which]
-        both = curves(found) | {f"{who}, mixture": curve for who, curve in curves(found, "mixture").items()}
+        both = curves(found) | {f"{who}, as trained": curve for who, curve in curves(found, "prior").items()}
         return plotting_samples.over_beta(both, MEASURES, {key: its_data[key].mean() for key in MEASURES})
 
 
 # %%
 frozen_slider("celeba")
 
-# %% mystnb={"image": {"alt": "The frozen run on CelebA: total variation, share of short waves and spread of samples over beta, for both models, from the prior and from the mixture."}, "figure": {"caption": "Samples over β, frozen run on CelebA, from the prior and from the mixture, ± 2 standard errors. Dotted: the data.", "name": "fig-smoothness-celeba"}}
+# %% mystnb={"image": {"alt": "The frozen run on CelebA: total variation, share of short waves and spread of samples over beta, for both models, settled and as trained."}, "figure": {"caption": "Samples from the prior over β, frozen run on CelebA: models settled, and as they were trained. ± 2 standard errors. Dotted: the data.", "name": "fig-smoothness-celeba"}}
 figure = frozen_curves("celeba")
 
 # %%
 frozen_slider("lfw")
 
-# %% mystnb={"image": {"alt": "The frozen run on Labeled Faces in the Wild: total variation, share of short waves and spread of samples over beta, for both models, from the prior and from the mixture."}, "figure": {"caption": "Samples over β, frozen run on Labeled Faces in the Wild, from the prior and from the mixture, ± 2 standard errors. Dotted: the data.", "name": "fig-smoothness-lfw"}}
+# %% mystnb={"image": {"alt": "The frozen run on Labeled Faces in the Wild: total variation, share of short waves and spread of samples over beta, for both models, settled and as trained."}, "figure": {"caption": "Samples from the prior over β, frozen run on Labeled Faces in the Wild: models settled, and as they were trained. ± 2 standard errors. Dotted: the data.", "name": "fig-smoothness-lfw"}}
 figure = frozen_curves("lfw")
 
 # %%
 frozen_slider("mnist")
 
-# %% mystnb={"image": {"alt": "The frozen run on MNIST: total variation, share of short waves and spread of samples over beta, for both models, from the prior and from the mixture."}, "figure": {"caption": "Samples over β, frozen run on MNIST, from the prior and from the mixture, ± 2 standard errors. Dotted: the data.", "name": "fig-smoothness-mnist"}}
+# %% mystnb={"image": {"alt": "The frozen run on MNIST: total variation, share of short waves and spread of samples over beta, for both models, settled and as trained."}, "figure": {"caption": "Samples from the prior over β, frozen run on MNIST: models settled, and as they were trained. ± 2 standard errors. Dotted: the data.", "name": "fig-smoothness-mnist"}}
 figure = frozen_curves("mnist")
 
 # %%
 for which, (found, its_data) in frozen.items():
-    rows = verdicts(found, its_data["spread"].mean(), f"Frozen, {which}")["mixture"]
+    rows = verdicts(found, its_data["spread"].mean(), f"Frozen, {which}")["settled"]
     trends = [r["verdict"] for r in rows if "larger β" in r["statement"] and "total variation" in r["statement"]]
     complete = {beta for _, beta, _ in found} >= set(published.SAMPLE_BETAS)
     assert not complete or trends == ["holds", "holds"], f"{which}: {trends}"
@@ -620,8 +639,8 @@ for which, (found, its_data) in frozen.items():
 #
 # - **The data.** The paper samples CelebA faces. It needs a download that not every machine can make; where it is not on the disk, the live run draws faces of its own, and the frozen runs above name
 #   their data. `-p dataset celeba` runs the paper's, cropped as the page on [data sets](../datasets.md) says; the paper does not state its crop.
-# - **Samples at small β.** The paper's models had 50,000 steps for their codes to reach the prior. Where a reduced run's have not, its samples from the prior are too smooth at the least β, and the verdicts
-#   for the mixture are the fairer ones; the mixture is not part of the paper's experiment.
+# - **Samples at small β.** The paper's models had 50,000 steps for their codes to reach the prior. Where a reduced run's have not, its samples as trained are too smooth at the least β. Settling the codes is
+#   exact, and not part of the paper's experiment; nor is the mixture.
 # - **The size.** Batch size and learning rate are not in the paper. A reduced run has fewer steps and narrower networks than the paper's 50,000 steps and App. D's width, and says so on its label. Such models are blurrier
 #   than the paper's at every β: what is compared is the trend, and one model with the other.
 # - **Training noise.** Standard errors over samples say nothing about another training run; where a frozen run has several seeds, its bars are over seeds.
@@ -682,4 +701,4 @@ show(
 # - β takes variance off the samples, first where the data have least: the fine details. For linear decoders this is a formula, and β-VAE and GRAE share it.
 # - Less TV is three things: less detail, less contrast, less variety. Spectrum and spread tell them apart, and a claim about smoothness needs all three.
 # - GRAE≈ can be sampled from $N(0, I)$ because its two regularisers settle the scale of the codes. What has no such terms needs a density fitted to its codes.
-# - That balance is slow where β is small. Before blaming or praising β for a sample, look where the codes are.
+# - That balance is slow where β is small, and can be had at once. Before blaming or praising β for a sample, look where the codes are.

@@ -1,6 +1,7 @@
 """The models of Part III: the same initial weights for every objective, losses, training, and what they decode."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from helpers import relative
 from torch import nn
 from torch.distributions import Distribution
 
-from grae_helpers import autoencoders, losses, models, runtime
+from grae_helpers import autoencoders, losses, models, posteriors, runtime
 from grae_helpers.likelihoods import Bernoulli, Gaussian
 
 MNIST, CELEBA = (1, 28, 28), (3, 64, 64)
@@ -175,3 +176,70 @@ def test_decode_returns_the_mean_image_and_prior_latents_are_the_same_for_all():
     assert not torch.equal(z, autoencoders.prior_latents(4, 3, seed=1))
     shown = autoencoders.decode(decoder, Bernoulli(), z)
     assert relative(shown, torch.sigmoid(decoder(z))) < 1e-5
+
+
+def trained_a_little(objective):
+    """Tiny networks in float64 whose codes have neither mean 0 nor the right scale."""
+    encoder, decoder = autoencoders.build(objective, (1, 28, 28), 3, width=1 / 64, seed=1)
+    torch.manual_seed(0)
+    for network in (encoder, decoder):
+        for parameter in network.parameters():
+            parameter.data.add_(0.2 * torch.randn_like(parameter))
+    return encoder.double().eval(), decoder.double().eval()
+
+
+@pytest.mark.parametrize("objective", ["beta_vae", "grae", "grae_approx"])
+def test_settling_moves_no_image_and_leaves_the_objective_at_its_least(objective):
+    encoder, decoder = trained_a_little(objective)
+    x = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(2)).double()
+    gaussian, beta = Gaussian(), 0.3
+
+    def regularisers(encoder, decoder):
+        """What depends on the scale: KL, or ½h² and the exact sum of Eq. 14, means over x."""
+        with torch.no_grad():
+            if objective == "beta_vae":
+                return beta * posteriors.kl_to_prior(encoder(x)).mean().item()
+            terms = losses.grae(x, encoder(x), decoder, gaussian, beta, block_size=1)
+            return (terms.latent + terms.decoder).mean().item()
+
+    def moved(factor, shift):
+        """The settled networks with latent 0 scaled and shifted once more, by hand."""
+        e, d = copy.deepcopy(settled), copy.deepcopy(decoded)
+        with torch.no_grad():
+            d.network[0].bias -= d.network[0].weight[:, 0] * shift / factor
+            d.network[0].weight[:, 0] /= factor
+            e.mean.weight[0] *= factor
+            e.mean.bias[0] = factor * e.mean.bias[0] + shift
+            if e.raw is not None:
+                e.raw.bias[0] += math.log(factor)
+        return regularisers(e, d)
+
+    settled, decoded = autoencoders.settle(objective, encoder, decoder, x, gaussian, beta, n_jacobians=40)
+    with torch.no_grad():
+        code, new = (e(x) if objective != "beta_vae" else e(x).mean for e in (encoder, settled))
+        assert torch.allclose(decoder(code), decoded(new), atol=1e-12)
+    least = regularisers(settled, decoded)
+    assert least < regularisers(encoder, decoder) - 1e-3
+    for factor, shift in ((1.01, 0.0), (0.99, 0.0), (1.0, 0.02), (1.0, -0.02)):
+        assert moved(factor, shift) > least
+    step = 1e-4
+    assert abs(moved(1 + step, 0.0) - moved(1 - step, 0.0)) / (2 * step) < 1e-5
+    assert new.mean(0).abs().max() < 1e-12
+    if objective == "beta_vae":
+        with torch.no_grad():
+            variance = settled(x).variance.mean(0)
+        assert torch.allclose(new.square().mean(0) + variance, torch.ones(3).double())
+
+
+def test_settling_refuses_what_it_cannot_settle():
+    gaussian, x = Gaussian(), torch.rand(8, 1, 28, 28)
+    encoder, decoder = autoencoders.build("grae", (1, 28, 28), 3, width=1 / 64)
+    with pytest.raises(ValueError, match="eval mode"):
+        autoencoders.settle("grae", encoder, decoder, x, gaussian, 0.1)
+    with pytest.raises(ValueError, match="objective: expected one of beta_vae, grae, grae_approx"):
+        autoencoders.settle("rae_l2", encoder.eval(), decoder.eval(), x, gaussian, 0.1)
+    blocks = autoencoders.build("beta_vae", (1, 28, 28), 3, width=1 / 64, block_size=2)
+    with pytest.raises(ValueError, match="mean-field posterior, got block_size 2"):
+        autoencoders.settle("beta_vae", *(network.eval() for network in blocks), x, gaussian, 0.1)
+    with pytest.raises(ValueError, match="begins with a linear layer"):
+        autoencoders.settle("grae", encoder, torch.nn.Linear(3, 784).eval(), x, gaussian, 0.1)
