@@ -66,6 +66,9 @@ def spectra(frequency: np.ndarray, models: Mapping[str, Mapping[float, np.ndarra
             axis.loglog(frequency, power, color=colour, linewidth=1.3, label=f"β = {beta:g}")
         axis.loglog(frequency, data, "k--", linewidth=1.3, label="data")
         axis.set(title=name, xlabel="cycles per pixel")
+        ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3) if frequency.min() <= tick <= frequency.max()]
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.xaxis.set_minor_formatter(NullFormatter())  # less than two decades would have labels that overlap
     axes[0, 0].set_ylabel("power (squared grey values)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
