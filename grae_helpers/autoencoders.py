@@ -2,7 +2,9 @@
 
 import copy
 import inspect
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -118,22 +120,45 @@ def fit(
     encoder, decoder = build(objective, images.shape[1:], latent_dim, width=width, seed=seed, block_size=block_size)
     terms = loss(objective, encoder, decoder, likelihood, beta, **options)
     parameters = {
-        "objective": objective, "beta": beta, "latent_dim": latent_dim, "width": width, "block_size": block_size,
-        "likelihood": repr(likelihood), "options": options,
+        "objective": objective, "beta": runtime.positive("beta", beta), "latent_dim": latent_dim, "width": width,
+        "block_size": block_size, "likelihood": _described(likelihood),
+        "options": {name: value for name, value in options.items() if name != "generator"},
     }  # fmt: skip
-    history = training.fit(terms, [encoder, decoder], images, seed=seed, parameters=parameters, **loop)
+    generators = [options["generator"]] if options.get("generator") is not None else []
+    history = training.fit(
+        terms, [encoder, decoder], images, seed=seed, parameters=parameters, generators=generators, **loop
+    )
     return encoder, decoder, history
+
+
+def _described(likelihood: Likelihood) -> str:
+    """The likelihood as a checkpoint tells it from others; torch would print a tensor's variance abridged."""
+    variance = getattr(likelihood, "variance", None)
+    if not isinstance(variance, Tensor):
+        return repr(likelihood)
+    values = variance.detach().cpu().double().contiguous()
+    return f"{type(likelihood).__name__}(variance {list(values.shape)}, crc32 {zlib.crc32(values.numpy()):08x})"
 
 
 @torch.no_grad()
 def encode(encoder: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
-    """Codes h(x), or posterior means, [n, d], on the CPU; images uint8, or floating in [0, 1].
+    """Codes h(x), or posterior means, [n, d], on the CPU, in eval mode; images uint8, or floating in [0, 1].
 
     >>> encode(build("grae", (1, 28, 28), latent_dim=4, width=1 / 64)[0], torch.zeros(3, 1, 28, 28)).shape
     torch.Size([3, 4])
     """
-    found = (encoder(x) for x in _batches(encoder, images, batch_size))
+    with _evaluating(encoder):
+        found = [encoder(x) for x in _batches(encoder, images, batch_size)]
     return torch.cat([(code if isinstance(code, Tensor) else code.mean).cpu() for code in found])
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    training = network.training
+    try:
+        yield network.eval()
+    finally:
+        network.train(training)
 
 
 def _batches(network: nn.Module, images: Tensor, batch_size: int = 500) -> Iterator[Tensor]:
@@ -143,14 +168,15 @@ def _batches(network: nn.Module, images: Tensor, batch_size: int = 500) -> Itera
 
 @torch.no_grad()
 def decode(decoder: nn.Module, likelihood: Likelihood, z: Tensor, batch_size: int = 500) -> Tensor:
-    """The mean images of latents z [n, d], on the CPU.
+    """The mean images of latents z [n, d], on the CPU, in eval mode.
 
     >>> from grae_helpers.likelihoods import Gaussian
     >>> decode(build("grae", (1, 28, 28), latent_dim=4, width=1 / 64)[1], Gaussian(), torch.zeros(3, 4)).shape
     torch.Size([3, 1, 28, 28])
     """
     where = next(decoder.parameters()).device
-    return torch.cat([likelihood.mean(decoder(part.to(where))).cpu() for part in z.split(batch_size)])
+    with _evaluating(decoder):
+        return torch.cat([likelihood.mean(decoder(part.to(where))).cpu() for part in z.split(batch_size)])
 
 
 def prior_latents(n: int, latent_dim: int, seed: int = 0) -> Tensor:

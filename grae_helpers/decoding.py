@@ -30,12 +30,20 @@ def decode(decoder: Decoder, z: Tensor) -> Tensor:
         check_placement(decoder, z)
     with explained(z):
         g = decoder(z)
+    return check_output(g, z)
+
+
+def check_output(g: Tensor, z: Tensor) -> Tensor:
+    """g itself, if it is one tensor [batch, ...]: TypeError and ValueError otherwise.
+
+    >>> check_output(torch.zeros(5, 3), torch.zeros(5, 2)).shape
+    torch.Size([5, 3])
+    """
     if not isinstance(g, Tensor):
         raise TypeError(f"decoder: expected to return one tensor, got {type(g).__name__}")
     if g.ndim < 2 or g.shape[0] != z.shape[0]:
-        raise ValueError(
-            f"decoder: expected an output [{z.shape[0]}, ...] for z {list(z.shape)}, got {list(g.shape)}"
-        )
+        expected = f"[{z.shape[0]}, ...] for z {list(z.shape)}"
+        raise ValueError(f"decoder: expected an output {expected}, got {list(g.shape)}")
     return g
 
 

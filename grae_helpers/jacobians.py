@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grae_helpers import posteriors, runtime, tangents
-from grae_helpers.decoding import ConstantStatistics, Decoder, check_latents, check_placement, explained
+from grae_helpers.decoding import ConstantStatistics, Decoder, check_latents, check_output, check_placement, explained
 from grae_helpers.likelihoods import Likelihood
 
 
@@ -125,9 +125,9 @@ def _push_all(decoder: Decoder, z: Tensor, directions: Tensor) -> tuple[Tensor, 
 def forward_and_push(decoder: Decoder, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """g(z) for the whole batch, and J_g(z) V for its first n samples: the forward pass of a training step.
 
-    A direction costs n/batch of a pass through a decoder that `tangents.supports` (differentiable once), and two such
-    passes, in forward mode of autograd, through any other, unless n is the batch. Running statistics are updated
-    once, as by a plain pass, and are those of the whole batch.
+    A direction costs n/batch of a pass through a decoder that `tangents.supports`, and two such passes, in forward
+    mode of autograd, through any other, unless n is the batch. Running statistics are updated once, as by a plain
+    pass, and are those of the whole batch.
 
     Shapes: z [batch, d], directions V [n, d, k] with n ≤ batch → g [batch, ...], [n, D, k]. Raises ValueError for
     other shapes, and what `decode` raises.
@@ -141,11 +141,11 @@ def forward_and_push(decoder: Decoder, z: Tensor, directions: Tensor) -> tuple[T
     if directions.ndim != 3 or directions.shape[1] != z.shape[1] or not 1 <= n <= len(z):
         expected = f"[1 to {len(z)}, {z.shape[1]}, k]"
         raise ValueError(f"directions: expected {expected}, got {list(directions.shape)}")
-    if tangents.supports(decoder):
+    if tangents.supports(decoder) and not torch._C._are_functorch_transforms_active():
         check_placement(decoder, z)
         with explained(z):
             g, pushed = tangents.push(decoder, z, directions.permute(2, 0, 1))
-        return g, pushed.flatten(2).movedim(0, 2)
+        return check_output(g, z), pushed.flatten(2).movedim(0, 2)
     if n == len(z):
         return _push_all(decoder, z, directions)
     passes = ConstantStatistics(decoder, update=True)

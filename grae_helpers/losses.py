@@ -164,7 +164,7 @@ def grae_approx(
     them to future work). `orthogonality` w adds w (β/2) Σ_{i<j} cos²(J_i, J_j) from the pairs among the drawn columns
     (§5.3; needs n_columns ≥ 2 and a log-concave likelihood).
 
-    Shapes: x like the decoder's output, code [batch, d]. Differentiable once. Raises ValueError for n_columns outside
+    Shapes: x like the decoder's output, code [batch, d]. Raises ValueError for n_columns outside
     1 … d, a fraction outside (0, 1], weights below 0, and as `grae` does.
 
     >>> from grae_helpers.likelihoods import Gaussian
@@ -270,7 +270,7 @@ def _curvature(likelihood: Likelihood, x: Tensor, g: Tensor) -> Tensor:
 
 def _part(batch: int, fraction: float) -> int:
     """How many samples a fraction of the batch is: at least one."""
-    if not runtime.positive("regularizer_fraction", fraction) <= 1:
+    if not (fraction := runtime.positive("regularizer_fraction", fraction)) <= 1:
         raise ValueError(f"regularizer_fraction: expected more than 0 and at most 1, got {fraction}")
     return max(1, round(fraction * batch))
 

@@ -242,7 +242,7 @@ def spectral_norm(network: nn.Module) -> nn.Module:
 
     The Lipschitz constraint of RAE-SN (Ghosh et al. 2020), as Miyato et al. 2018 define it: of a convolution, the
     kernel flattened to [filters, everything else] counts, not the operator, whose norm is larger. One step of power
-    iteration for each forward pass in train mode. Returns the network.
+    iteration for each pass in train mode, those of a Jacobian included. Returns the network.
 
     >>> layer = spectral_norm(nn.Linear(3, 2)).eval()
     >>> torch.linalg.matrix_norm(layer.weight, 2).item() < 1.5

@@ -9,7 +9,7 @@ from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
 from grae_helpers.plotting import MARKERS, PALETTE, WIDTH
@@ -65,6 +65,7 @@ def curves(history: Mapping[str, np.ndarray], offset: float = 0.0, steps: int | 
         axes[0].yaxis.set_minor_formatter(NullFormatter())
     axes[1].set(xlabel="step", ylabel="nats per image", xlim=(0, steps or len(values)))
     axes[1].set_ylim(bottom=0)
+    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside upper center", ncols=1)
     return figure
 
@@ -153,7 +154,7 @@ def partial_sums(ratios: np.ndarray, sums: Mapping[int, np.ndarray], singular: n
         name = "first order: σ²/β" if order == 1 else f"order {order}"
         style = {"linestyle": ("--", "-.", ":", "-")[number % 4], "color": PALETTE[number], "linewidth": 2}
         upper.plot(ratios, values, label=name, **style)
-    upper.set(ylim=(-1, 2 * np.log1p(ratios[-1] ** 2)), ylabel="per latent (twice nats over β)")
+    upper.set(ylim=(-1, 2 * np.log1p(ratios[-1] ** 2)), ylabel="per latent (units of β/2 nats)")
     ranks = np.arange(1, singular.shape[1] + 1)
     low, middle, high = np.quantile(singular, (0.05, 0.5, 0.95), axis=0)
     lower.hlines(ranks, low, high, color=PALETTE[0], linewidth=2, alpha=0.6)
@@ -162,6 +163,8 @@ def partial_sums(ratios: np.ndarray, sums: Mapping[int, np.ndarray], singular: n
         axis.axvline(1, color="black", linestyle=":", linewidth=1.5)
         axis.set_xscale("log")
     lower.set(xlabel="σ/√β (dotted: radius of convergence)", ylabel="rank of σ")
+    apart = 5 * (1 + singular.shape[1] // 50)
+    lower.set_yticks([1, *range(apart, singular.shape[1] + 1, apart)])
     lower.invert_yaxis()
     figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure

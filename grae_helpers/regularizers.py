@@ -83,10 +83,15 @@ def orthogonality(columns: Tensor, weights: Tensor, latent_dim: int) -> Tensor:
     k = columns.shape[2]
     if k < 2:
         raise ValueError(f"orthogonality: expected n_columns of at least 2, whose pairs it takes, got {k}")
-    unit = weights.sqrt()[:, :, None] * columns
-    unit = unit / unit.norm(dim=1, keepdim=True).clamp_min(torch.finfo(unit.dtype).tiny)
-    cosines = (unit.mT @ unit).triu(1)
-    return cosines.square().sum((1, 2)) * (latent_dim * (latent_dim - 1) / (k * (k - 1)))
+    tiny = torch.finfo(columns.dtype).tiny
+    # cosines do not depend on lengths, and squares of very small or large numbers do not fit the dtype
+    columns = columns / columns.detach().abs().amax(1, keepdim=True).clamp_min(tiny)
+    products = columns.mT @ (weights[:, :, None] * columns)
+    squares = products.diagonal(dim1=1, dim2=2)
+    norms = squares[:, :, None] * squares[:, None, :]
+    known = (norms > tiny).triu(1)
+    cosines = torch.where(known, products.square() / torch.where(known, norms, 1), 0)
+    return cosines.sum((1, 2)) * (latent_dim * (latent_dim - 1) / (k * (k - 1)))
 
 
 def gradient_penalty(pushed: Tensor, weights: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ mode holds its statistics constant in the tangent, while gradients with respect 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from grae_helpers import models
@@ -21,7 +20,7 @@ def supports(network: object) -> bool:
     >>> supports(nn.Sequential(nn.Linear(2, 3), nn.ELU())), supports(nn.LSTM(2, 3))
     (True, False)
     """
-    if not isinstance(network, nn.Module) or network._forward_hooks or network._forward_pre_hooks:
+    if not isinstance(network, nn.Module) or _hooked(network):
         return False
     if "forward" in vars(network):  # replaced on the instance
         return False
@@ -31,15 +30,24 @@ def supports(network: object) -> bool:
         return all(supports(layer) for layer in network)
     if type(network) in (nn.BatchNorm1d, nn.BatchNorm2d):
         return network.affine and network.track_running_stats and network.momentum is not None
+    if type(network) is nn.ELU:
+        return network.alpha > 0
+    if type(network) is nn.LeakyReLU:
+        return network.negative_slope > 0  # in place, another one would lose the input's sign
     return type(network) in _RULES
+
+
+def _hooked(network: nn.Module) -> bool:
+    forward = network._forward_hooks or network._forward_pre_hooks
+    return bool(forward or network._backward_hooks or network._backward_pre_hooks)
 
 
 def push(network: nn.Module, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
     """(f(x), J_f(x) v) for all of x, and for its first n samples in the direction of each of k tangents v.
 
     Shapes: x [batch, ...], tangents [k, n, ...] with 1 ≤ n ≤ batch → f(x) [batch, ...], [k, n, ...]. A train-mode
-    pass updates running statistics once, as a plain one does. The result can be differentiated once. Raises
-    ValueError for tangents of another shape.
+    pass updates running statistics once, as a plain one does. Raises ValueError for tangents of another
+    shape.
 
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.Tanh())
     >>> g, column = push(network, torch.zeros(5, 2), torch.eye(2)[0].expand(1, 4, 2))
@@ -98,14 +106,23 @@ class _ELU(torch.autograd.Function):
         return y, tangents * slope
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, of_y: Tensor, of_tangents: Tensor) -> tuple[Tensor, Tensor, None]:
         y, slope, tangents = ctx.saved_tensors
+        n = tangents.shape[1]
+        if _differentiated():  # y is an output: through it the slope depends on x
+            slope = torch.where(y > 0, 1.0, y + ctx.alpha)
+            back = of_tangents * slope[:n]
+            own = (back * tangents).sum(0) * (y[:n] < 0)
+            return of_y * slope + torch.cat([own, torch.zeros_like(y[n:])]), back, None
         back = of_tangents * slope
         of_x = torch.ops.aten.elu_backward(of_y, ctx.alpha, 1.0, 1.0, True, y)
-        n = tangents.shape[1]
         of_x[:n] += (back * tangents).sum(0) * (y[:n] < 0)  # where the slope is y + α, its derivative is itself
         return of_x, back, None
+
+
+def _differentiated() -> bool:
+    """Whether a backward pass is itself recorded: then it must be made of what saved tensors still depend on."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,12 +155,20 @@ class _BatchNorm(torch.autograd.Function):
         return y, tangents * _per_channel(weight * inverse, x)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, of_y, of_tangents):
         x, tangents, weight, mean, inverse = ctx.saved_tensors
-        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            of_y, x, weight, None, None, mean, inverse, True, ctx.eps, [True] * 3
-        )
+        if _differentiated():
+            dims = [0, *range(2, x.ndim)]
+            mean, inverse = x.mean(dims), (x.var(dims, correction=0) + ctx.eps).rsqrt()
+            centred = (x - _per_channel(mean, x)) * _per_channel(inverse, x)
+            of_weight, of_bias = (of_y * centred).sum(dims), of_y.sum(dims)
+            n = x.numel() // x.shape[1]
+            of_x = of_y - _per_channel(of_bias / n, x) - centred * _per_channel(of_weight / n, x)
+            of_x = of_x * _per_channel(weight * inverse, x)
+        else:
+            of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+                of_y, x, weight, None, None, mean, inverse, True, ctx.eps, [True] * 3
+            )
         product = (of_tangents * tangents).sum([0, 1, *range(3, tangents.ndim)], dtype=inverse.dtype)
         slope = -product * weight * inverse**3 / (x.numel() // x.shape[1])  # through the variance, to x − mean
         of_x = of_x + (x - _per_channel(mean, x)) * _per_channel(slope, x)
@@ -161,5 +186,7 @@ _RULES = {
     nn.Tanh: _activation(lambda layer, x, y: 1 - y * y),
     nn.ReLU: _activation(lambda layer, x, y: (x > 0).to(x.dtype)),
     nn.LeakyReLU: _activation(lambda layer, x, y: torch.where(x > 0, torch.ones_like(x), layer.negative_slope)),
-    nn.Softplus: _activation(lambda layer, x, y: torch.sigmoid(layer.beta * x)),
+    nn.Softplus: _activation(
+        lambda layer, x, y: torch.where(layer.beta * x > layer.threshold, 1.0, torch.sigmoid(layer.beta * x))
+    ),
 }

@@ -155,7 +155,7 @@ assert (mean_field > full * (1 - 1e-6)).all()  # Hadamard
 
 # %% [markdown]
 # A step uses `losses.grae_approx`, which draws a column for each image of the batch. Two more ways to save or spend, both unbiased:
-# `n_columns` draws $k$ columns without replacement; `regularizer_fraction` lets only a random part of the batch pay, as many times more as the part is smaller.
+# `n_columns` draws $k$ columns without replacement; `regularizer_fraction` lets only a random part $f$ of the batch pay, each of these images $1/f$ times as much.
 # We draw often and compare with the enumerated value; the tolerance is five standard errors.
 
 # %%
@@ -189,7 +189,7 @@ show(f"Enumerated: {exact:.4f} nats.")
 # pass: once for the weights, once for what came in. So an autoencoder, and a β-VAE with one draw, needs $3C_h+3C_g$. A column of the
 # Jacobian is a second pass through the decoder's layers, with the tangent in place of the value, and that has a backward pass too:
 #
-# $$\frac{3C_h+6C_g}{3C_h+3C_g}\quad\text{is the least that a GRAE≈ step can cost, relative to a β-VAE's.}$$
+# $$\frac{3C_h+6C_g}{3C_h+3C_g}\quad\text{is what a GRAE≈ step costs by this rule, relative to a β-VAE's.}$$
 #
 # With the fraction $f$ of the batch it is $(3C_h+3C_g+3fC_g)/(3C_h+3C_g)$; with all columns, $(3C_h+3C_g+3dC_g)/(3C_h+3C_g)$. We let torch count.
 
@@ -239,18 +239,18 @@ for _ in range(sizes.rounds):  # in turn, so that a slow moment of the machine f
 clocked = {case: statistics.median(times) for case, times in clocked.items() if times}
 
 # %%
-floor = {case: 1 + tangents * cost_g / (cost_h + cost_g) for case, (*_, tangents) in CASES.items()}
+by_rule = {case: 1 + tangents * cost_g / (cost_h + cost_g) for case, (*_, tangents) in CASES.items()}
 ratio = {case: value / counted["β-VAE"] for case, value in counted.items()}
-table([{"step": case, "floor": f"{floor[case]:.2f}", "counted": f"{ratio[case]:.2f}",
+table([{"step": case, "by the rule": f"{by_rule[case]:.2f}", "counted": f"{ratio[case]:.2f}",
         "clocked": f"{clocked[case] / clocked['β-VAE']:.2f}" if case in clocked else "not timed"} for case in CASES])  # fmt: skip
 show(f"Relative to a β-VAE step. C_h/C_g = {cost_h / cost_g:.2f}; batches of {len(batch)}, {runtime.device_name(where)}, median of {sizes.rounds}.")
-assert 1.4 < floor["GRAE≈, one column"] < 1.7
+assert 1.4 < by_rule["GRAE≈, one column"] < 1.7
 for case in list(CASES)[:4]:
-    assert abs(ratio[case] / floor[case] - 1) < 0.12, (case, ratio[case], floor[case])
+    assert abs(ratio[case] / by_rule[case] - 1) < 0.12, (case, ratio[case], by_rule[case])
 
 # %% [markdown]
-# Counted and floor differ by the first layers, which pass no gradient back to the images. The clock adds what is no multiplication: activations, normalisation, and on a busy
-# machine everybody else. With all columns the cost grows with $d$, as K&P say; with one it does not depend on $d$. (`losses.grae` is written to be exact, in chunks and with float64 at the end; it is above its floor.)
+# The rule is off by the first layers: they pass no gradient back, the encoder's to the images and the decoder's to the direction of the tangent. The clock adds what is no multiplication: activations, normalisation, and on a busy
+# machine everybody else. With all columns the cost grows with $d$, as K&P say; with one it does not depend on $d$. (`losses.grae` is written to be exact, in chunks and with float64 at the end; so it costs more than the rule says.)
 #
 # ## Batch normalisation
 #
@@ -337,8 +337,8 @@ assert torch.allclose(answers["trained, k = 5"][2], answers["closed form"][2], a
 # App. D's networks, Adam, batches by index from images that lie on the device as bytes.
 #
 # **If the connection is lost.** Colab's own disk goes with the session. Run this notebook with `checkpoints = "drive:grae"`: it asks once for your Google Drive, and from then on writes a checkpoint every `save_every` seconds into the folder
-# `grae` there. After a lost connection run all cells again with the same parameters. Training goes on from the last checkpoint, and what is lost is less than a minute of it. A folder belongs to one model: with another β, data set or width it is
-# refused, and you choose another folder. Further down we lose a connection on purpose.
+# `grae` there. After a lost connection run all cells again with the same parameters. Training goes on from the last checkpoint, and what is lost is about `save_every` seconds of it at most. A folder belongs to one model: with another β, data set or width it is
+# refused, and you choose another folder; only `steps` may grow. Further down we lose a connection on purpose.
 
 # %% tags=["remove-stdout"] mystnb={"image": {"alt": "Training curves: the reconstruction term falls steeply and then slowly; below it the two regularisers, which settle at a few nats."}, "figure": {"caption": "The three terms of the objective during training: batch means and the running mean of the last twentieth. The constant $\\frac D2\\log2\\pi$ of the normalised density is taken off the reconstruction.", "name": "fig-training-curves"}}
 constant = 0.5 * D * math.log(2 * math.pi)
@@ -381,10 +381,12 @@ if sizes.steps >= 200 and beta <= 1:  # a greater β may rightly leave nothing t
 figure = plotting_training.image_rows({"test images": held_out[:8].cpu(), "reconstructions": decoded[:8]})
 
 # %% [markdown]
-# Samples decode $z\sim N(0,I)$. Nothing was fitted to the codes.
+# Samples decode $z\sim N(0,I)$, or $N(0,\tfrac{w_g}{w_h}I)$ where the weights differ. Nothing was fitted to the codes.
 
-# %% mystnb={"image": {"alt": "A grid of images decoded from latents of the prior."}, "figure": {"caption": "Samples: decoded latents of the standard normal prior. Live run.", "name": "fig-training-samples"}}
-samples = autoencoders.decode(decoder, likelihood, autoencoders.prior_latents(24, latent_dim, seed))
+# %% mystnb={"image": {"alt": "A grid of images decoded from latents of the prior."}, "figure": {"caption": "Samples: decoded latents of the prior. Live run.", "name": "fig-training-samples"}}
+weights_ratio = decoder_weight / encoder_weight if objective in ("grae", "grae_approx") and encoder_weight else 1.0
+z = math.sqrt(weights_ratio or 1.0) * autoencoders.prior_latents(24, latent_dim, seed)
+samples = autoencoders.decode(decoder, likelihood, z)
 figure = plotting_training.image_grid(samples)
 
 # %%
@@ -406,25 +408,29 @@ def measured(encoder, decoder):
     norms, cosines, left_out = geometry_of(decoder, code[: sizes.n_measured])
     variance = (1 / (1 + norms / beta)).mean(0)
     mean, spread = code.mean(0), torch.cov(code.double().T, correction=0).reshape(latent_dim, latent_dim) + variance.diag()
-    mismatch = (mean.square().sum() + spread.trace() - torch.linalg.slogdet(spread).logabsdet - latent_dim) / 2
+    scales = spread.diagonal()
+    parts = torch.stack([mean.square().sum(), (scales - 1 - scales.log()).sum(),
+                         scales.log().sum() - torch.linalg.slogdet(spread).logabsdet]) / 2  # means, variances, correlations
     return {"squared error": error.item(), "h²": code.square().mean(0).numpy(), "1 − s²": (1 - variance).numpy(),
             "norms": norms.mean(0).numpy(), "log-det": (beta / 2 * torch.log1p(norms / beta)).sum(1).mean().item(),
-            "cos²": cosines.mean().item(), "left out": left_out.mean().item(), "mismatch": mismatch.item()}  # fmt: skip
+            "cos²": cosines.mean().item(), "left out": left_out.mean().item(), "mismatch": parts.sum().item(), "parts": parts.tolist()}  # fmt: skip
 
 
 # %%
 own = measured(encoder, decoder)
 ranked = np.argsort(-own["norms"])
-prescribed = own["1 − s²"] * (decoder_weight / encoder_weight if encoder_weight else math.inf)
+prescribed = weights_ratio * own["1 − s²"]
+balanced_scale = objective == "beta_vae" or (objective in ("grae", "grae_approx") and encoder_weight * decoder_weight > 0)
 show(
-    f"The code's mean square is {own['h²'].mean():.2f}, averaged over the latents; the two weights prescribe "
-    f"{prescribed.mean():.2f} at a stationary point. As Gaussians, aggregated posterior and prior are "
-    f"{own['mismatch']:.1f} nats apart, of which {0.5 * np.square(codes.mean(0).numpy()).sum():.1f} are due to the means."
+    f"The code's mean square is {own['h²'].mean():.2f}, averaged over the latents; "
+    + (f"at a stationary point it would be {prescribed.mean():.2f} with these slopes. " if balanced_scale else "this objective does not tie it to the prior. ")
+    + f"As Gaussians, aggregated posterior and prior are {own['mismatch']:.1f} nats apart: "
+    + ", ".join(f"{part:.1f} for the {what}" for what, part in zip(("means", "variances", "correlations"), own["parts"], strict=True)) + "."
 )
 
 # %% [markdown]
-# $\mathrm{KL}\big(N(m,C+\operatorname{diag}\mathbb E s^2)\,\Vert\,N(0,I)\big)$, with mean $m$ and covariance $C$ of the codes, is the distance meant. A short run has not converged, and the two numbers say how far its scale still has to go;
-# samples from the prior can be no better than that distance.
+# $\mathrm{KL}\big(N(m,C+\operatorname{diag}\mathbb E s^2)\,\Vert\,N(0,I)\big)$, with mean $m$ and covariance $C$ of the codes, is the distance meant. A short run has not converged: the first two numbers say how far its scale still has to go, and so do the parts of the distance for means and variances.
+# Correlations between the latents are what the two regularisers do not promise to remove, and samples from the prior suffer from them too.
 #
 # A traversal moves one latent and leaves the others at the prior's mean. We take the latents with the longest columns $\lVert J_{:c}\rVert$: those that move the image most.
 
@@ -466,7 +472,7 @@ else:
 #
 # $$\log(1+t)=t-\tfrac{t^2}2+\tfrac{t^3}3-\dots\qquad\text{converges only for }t=\sigma^2/\beta\le1 .$$
 #
-# Its first term gives $\tfrac12\lVert J\rVert_F^2$: β has cancelled, and this is the gradient penalty of regularised autoencoders (K&P §6; Ghosh et al. 2020). The formula holds for $\sigma<\sqrt\beta$. Is that where a trained decoder lives?
+# Its first term gives $\tfrac12\lVert J\rVert_F^2$: β has cancelled, and this is the gradient penalty of regularised autoencoders (K&P §6; Ghosh et al. 2020). The series converges where every $\sigma\le\sqrt\beta$, and one term of it is enough where $\sigma\ll\sqrt\beta$. Is that where a trained decoder lives?
 
 # %% mystnb={"image": {"alt": "Top: the logarithm and partial sums of its series against the singular value over the square root of beta; beyond one the sums leave the logarithm, the faster the higher their order. Bottom: the singular values of the trained decoder by rank."}, "figure": {"caption": "Top: $\\log(1+\\sigma^2/\\beta)$ and partial sums of its series. Bottom: singular values of the trained decoder by rank, median and 5 to 95 % of the test images. The dotted line is the radius of convergence.", "name": "fig-training-series"}}
 with torch.no_grad():
@@ -493,13 +499,13 @@ show(
 )  # fmt: skip
 
 # %% [markdown]
-# This is no accident of one run. A latent is worth its price where $\lVert J_{:c}\rVert^2$ is well above β: in the linear model it is $\lambda_c-\beta$, so a latent that explains a variance $\lambda_c>2\beta$ is already outside.
-# The first order describes GRAE for latents that are about to collapse.
+# Where this happens is no accident of one run. At the scale of the prior a latent carries $\tfrac12\log(1/s_c^2)=\tfrac12\log(1+\lVert J_{:c}\rVert^2/\beta)$ nats, so one with $\lVert J_{:c}\rVert^2>\beta$ carries more than half a bit, and then the largest σ exceeds $\sqrt\beta$ as well. In the linear model $\lVert J_{:c}\rVert^2=\lambda_c-\beta$: a direction
+# of variance $\lambda_c>2\beta$ is outside. The first order describes GRAE for latents that are about to collapse.
 #
 # ### How it is often computed
 #
-# The penalty is $\lVert J_g(h)\rVert_F^2$. Two shortcuts that one reverse pass can do are common, and both are something else: the gradient of the *summed* output, $\lVert\nabla_z\sum_ig_i\rVert^2=\lVert J^\top\mathbf 1\rVert^2$, and the same with respect to the
-# *image*, $\lVert\nabla_x\sum_ig_i(h(x))\rVert^2$. A linear decoder whose columns sum to zero shows the first: what gets brighter cancels what gets darker. Scaling the code by $t$ and the decoder by $1/t$ shows the second: it cannot see the decoder's slope at all.
+# The penalty is $\lVert J_g(h)\rVert_F^2$. Two shortcuts need only one reverse pass, and both are something else: the gradient of the *summed* output, $\lVert\nabla_z\sum_ig_i\rVert^2=\lVert J^\top\mathbf 1\rVert^2$, and the same with respect to the
+# *image*, $\lVert\nabla_x\sum_ig_i(h(x))\rVert^2$. A linear decoder whose columns sum to zero shows the first: what gets brighter cancels what gets darker. Scaling the code by $t$ and the decoder by $1/t$ shows the second: it sees the slope of both together, and not the decoder's.
 
 # %%
 balanced, inward = nn.Linear(4, 10).double(), nn.Linear(10, 4).double()
@@ -553,7 +559,7 @@ root = M.diagonal(dim1=1, dim2=2).rsqrt()
 Gamma = root[:, :, None] * M * root[:, None, :]
 assert np.allclose(left_out, -beta / 2 * torch.linalg.slogdet(Gamma).logabsdet.cpu().numpy(), atol=1e-9)
 second = (beta / 2 * Gamma.triu(1).square().sum((1, 2))).cpu().numpy()
-figure = plotting_training.hadamard_remainder(left_out, {"$\\sum \\Gamma_{ij}^2$": second, "$\\sum \\cos^2$": cosines})
+figure = plotting_training.hadamard_remainder(left_out, {"$\\frac{\\beta}{2} \\sum \\Gamma_{ij}^2$": second, "$\\frac{\\beta}{2} \\sum \\cos^2$": cosines})
 
 # %%
 bound = (beta / 2 * torch.log1p(norms / beta).sum(1)).numpy()
@@ -562,7 +568,7 @@ gap = left_out.mean() / exact_log.mean()
 show(
     f"The bound is {bound.mean():.2f} nats, {gap:.1%} above the log-determinant. "
     + (f"Per image, what is left out and the sum of squared cosines correlate with {np.corrcoef(left_out, cosines)[0, 1]:.2f}; on average "
-       f"{left_out.mean():.2f} nats are left out, $\\sum\\Gamma_{{ij}}^2$ says {second.mean():.2f} and $\\sum\\cos^2$ {cosines.mean():.2f}." if latent_dim > 1 else "")
+       f"{left_out.mean():.2f} nats are left out, $\\frac\\beta2\\sum\\Gamma_{{ij}}^2$ says {second.mean():.2f} and $\\frac\\beta2\\sum\\cos^2$ {cosines.mean():.2f}." if latent_dim > 1 else "")
 )
 
 # %% [markdown]
@@ -622,7 +628,7 @@ def continued(label, **options):
     networks[0].raw = None  # a β-VAE's encoder goes on as an autoencoder's
     terms = autoencoders.loss("grae_approx", *networks, likelihood, beta, **options)
     training.fit(terms, networks, train.images, steps=sizes.short_steps, label=label,
-                 checkpoint=folder and folder / label, parameters={"beta": beta, **options},
+                 checkpoint=folder and folder / f"{label} after {sizes.steps}", parameters={"beta": beta, **options},
                  **loop | {"learning_rate": sizes.learning_rate / 3})  # fmt: skip
     return measured(*networks)
 
@@ -645,9 +651,10 @@ if sizes.short_steps >= 20:  # fewer steps show nothing yet
 
 # %%
 towards = {key: (mean_square[key] - mean_square[1, 1]) * (key[1] / key[0] - 1) for key in ((4, 1), (1, 4))}
+as_prescribed = min(towards.values()) > 0 and price[4, 1] > price[1, 1] > price[1, 4]
 show(
-    f"Within {sizes.short_steps:,} steps the code moves in the direction that the scale argument prescribes "
-    f"({'in both' if min(towards.values()) > 0 else 'not in all'} of the cases with finite targets): a heavier $w_h$ shrinks it and steepens the decoder, a heavier $w_g$ does the reverse. "
+    (f"Within {sizes.short_steps:,} steps both move as the scale argument prescribes: a heavier $w_h$ shrinks the code and steepens the decoder, a heavier $w_g$ does the reverse. " if as_prescribed
+     else f"The scale argument prescribes that a heavier $w_h$ shrinks the code and steepens the decoder, and a heavier $w_g$ does the reverse. {sizes.short_steps:,} steps are too few to show all of it. ") +
     "With $w_h=0$ nothing holds the code, and with $w_g=0$ nothing holds the slope: there is no stationary scale. "
     f"The squared error runs from {min(v['squared error'] for v in weighted.values()):.1f} to {max(v['squared error'] for v in weighted.values()):.1f}."
 )
@@ -724,7 +731,7 @@ show(f"After resuming: {len(states[0])} tensors, {'equal bit for bit' if equal e
 
 # %%
 FOUND = {
-    "ratio": ratio["GRAE≈, one column"], "floor": floor["GRAE≈, one column"], "all": ratio["GRAE, all columns"],
+    "ratio": ratio["GRAE≈, one column"], "floor": by_rule["GRAE≈, one column"], "all": ratio["GRAE, all columns"],
     "gap": float(gap), "inside": float(inside.mean()), "largest": float(largest), "excess": float(excess),
     "squared_error": squared_error, "trivial": trivial, "mismatch": own["mismatch"],
 }  # fmt: skip
@@ -734,7 +741,7 @@ def statements(found):
     """K&P's sentences, what was measured, and the verdict that follows from it."""
     return [
         {"K&P": "§5.3: full Jacobians “can substantially increase the training cost”",
-         "ours": f"all columns {found['all']:.1f}, one column {found['ratio']:.2f} β-VAE steps (counted; floor {found['floor']:.2f})",
+         "ours": f"all columns {found['all']:.1f}, one column {found['ratio']:.2f} β-VAE steps (counted; {found['floor']:.2f} by the rule)",
          "verdict": "holds" if found["all"] > 2 * found["ratio"] else "not seen"},
         {"K&P": "§5.3: Eq. 14 “should be tight for mean-field”",
          "ours": f"{found['gap']:.1%} above log det(I + JᵀJ/β); equal for mean field by definition",
@@ -834,8 +841,8 @@ assert abs(spread_of_a_part / predicted - 1) < 0.3
 #
 # - One drawn column makes Eq. 14 a training objective: unbiased for mean field, at $(3C_h+6C_g)/(3C_h+3C_g)$ β-VAE steps, whatever $d$ is.
 # - Two equal weights make mean and variance of the aggregated posterior the prior's, at every stationary point. Their ratio is the variance of the code.
-# - The gradient penalty is the first order of GRAE for $\sigma\ll\sqrt\beta$. Latents that carry information lie outside: there GRAE charges the logarithm of the slope, and the penalty its square. Both cost one tangent.
+# - The gradient penalty is the first order of GRAE for $\sigma\ll\sqrt\beta$. Latents that carry more than half a bit lie outside: there GRAE charges the logarithm of the slope, and the penalty its square. Both cost one tangent.
 # - A gradient of the summed output is not $\lVert J\rVert_F$; random signs pushed forwards are.
-# - With a checkpoint folder a lost connection costs less than a minute of training.
+# - With a checkpoint folder a lost connection costs no more training than the time between two checkpoints.
 #
 # Next: [samples across β](31_samples_over_beta.ipynb).

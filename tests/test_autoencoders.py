@@ -90,9 +90,7 @@ OPTIONS = {
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, as it traces
-@pytest.mark.parametrize(
-    "objective", [*(name for name in runtime.OBJECTIVES if name != "grae"), "grae_approx, options"]
-)
+@pytest.mark.parametrize("objective", ["beta_vae", "rae_gradient", "grae_approx, options"])
 def test_objectives_compile_whole(objective):
     """No graph break: what a compiled step leaves to Python costs more than it saves.
 
@@ -243,3 +241,42 @@ def test_settling_refuses_what_it_cannot_settle():
         autoencoders.settle("beta_vae", *(network.eval() for network in blocks), x, gaussian, 0.1)
     with pytest.raises(ValueError, match="begins with a linear layer"):
         autoencoders.settle("grae", encoder, torch.nn.Linear(3, 784).eval(), x, gaussian, 0.1)
+
+
+def test_a_checkpoint_knows_a_likelihood_by_every_pixel_of_its_variance(tmp_path):
+    variance = torch.ones(1, 28, 28)
+    other = variance.clone()
+    other[0, 13, 13] = 2.0
+    model = dict(
+        beta=0.1, latent_dim=3, width=1 / 64, steps=1, batch_size=4, log_every=-1, checkpoint=tmp_path / "run"
+    )
+    autoencoders.fit("grae_approx", images(), Gaussian(variance), **model)
+    autoencoders.fit("grae_approx", images(), Gaussian(variance), **model)
+    with pytest.raises(ValueError, match="likelihood: expected Gaussian"):
+        autoencoders.fit("grae_approx", images(), Gaussian(other), **model)
+
+
+def test_a_generator_among_the_options_is_resumed_too(tmp_path):
+    def run(steps, folder):
+        options = {"generator": torch.Generator().manual_seed(3)}
+        model = dict(beta=torch.tensor(0.1), latent_dim=3, width=1 / 64, batch_size=4, log_every=-1, options=options)
+        return autoencoders.fit(
+            "grae_approx", images(), Gaussian(), steps=steps, checkpoint=tmp_path / folder, **model
+        )
+
+    run(2, "cut")
+    whole, resumed = run(4, "whole"), run(4, "cut")
+    assert all(torch.equal(p, q) for p, q in zip(whole[1].parameters(), resumed[1].parameters(), strict=True))
+
+
+def test_encoding_and_decoding_leave_statistics_and_mode_alone():
+    encoder, decoder = build("grae")
+    before = {name: value.clone() for name, value in [*encoder.state_dict().items()]}
+    codes = autoencoders.encode(encoder, images(7), batch_size=3)
+    assert encoder.training and torch.allclose(codes, autoencoders.encode(encoder, images(7)), atol=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert (
+        decoder.training
+        and autoencoders.decode(decoder, Gaussian(), codes).shape == (7, 1, 28, 28)
+        and decoder.training
+    )

@@ -353,3 +353,24 @@ def test_the_series_of_the_log_determinant_diverges_beyond_the_root_of_beta():
         error = np.abs(np.cumsum(terms) - np.log1p(ratio))
         assert bool(error[-1] < 1e-4) is converges
         assert bool(error[-1] < error[0]) is converges
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1.0, 1e25])
+def test_orthogonality_does_not_depend_on_lengths_however_small(size):
+    columns = (size * torch.tensor([[[1.0, 1.0], [0.0, 1.0]]])).requires_grad_()
+    penalty = regularizers.orthogonality(columns, torch.ones(1, 2), latent_dim=2)
+    penalty.sum().backward()
+    assert torch.allclose(penalty, torch.tensor([0.5]))
+    assert torch.isfinite(columns.grad).all()
+
+
+def test_orthogonality_of_saturated_pixels_has_a_gradient():
+    weights = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    columns = torch.tensor([[[1.0, 2.0], [1.0, 1.0]]], requires_grad=True)
+    penalty = regularizers.orthogonality(columns, weights, latent_dim=2)
+    penalty.sum().backward()
+    assert torch.allclose(penalty, torch.ones(1))
+    assert torch.isfinite(weights.grad).all() and torch.isfinite(columns.grad).all()
+    zeros = torch.zeros(1, 2, 2, requires_grad=True)
+    regularizers.orthogonality(zeros, torch.ones(1, 2), latent_dim=2).sum().backward()
+    assert (zeros.grad == 0).all()
