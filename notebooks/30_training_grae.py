@@ -354,7 +354,7 @@ live = plotting_training.LiveCurves(sizes.steps, constant)
 encoder, decoder, history = autoencoders.fit(
     objective, train.images, likelihood, beta=beta, latent_dim=latent_dim, width=sizes.width,
     options=OPTIONS.get(objective, {}), steps=sizes.steps, label=objective, log_every=max(1, sizes.steps // 20),
-    watch=live, checkpoint=folder and folder / "model", **loop,
+    watch=live, checkpoint=folder and folder / f"{name} {objective}", **loop,
 )  # fmt: skip
 live(sizes.steps, history)  # also where a checkpoint held the whole run
 
@@ -628,7 +628,7 @@ def continued(label, **options):
     networks[0].raw = None  # a β-VAE's encoder goes on as an autoencoder's
     terms = autoencoders.loss("grae_approx", *networks, likelihood, beta, **options)
     training.fit(terms, networks, train.images, steps=sizes.short_steps, label=label,
-                 checkpoint=folder and folder / f"{label} after {sizes.steps}", parameters={"beta": beta, **options},
+                 checkpoint=folder and folder / f"{name} {objective} {label} after {sizes.steps}", parameters={"beta": beta, **options},
                  **loop | {"learning_rate": sizes.learning_rate / 3})  # fmt: skip
     return measured(*networks)
 

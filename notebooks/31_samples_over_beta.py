@@ -248,6 +248,18 @@ def trained(objective: str, beta: float, seed: int) -> tuple[torch.nn.Module, to
     )  # fmt: skip
 
 
+def settled(objective: str, beta: float, encoder, decoder) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The same networks with the scale of their codes settled, after asserting that no image has moved."""
+    some = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:5_000]]
+    networks = autoencoders.settle(objective, encoder, decoder, some, likelihood, beta, n_jacobians=sizes.n_jacobians)
+    before, after = (
+        autoencoders.decode(g, likelihood, autoencoders.encode(h, held_out)) for h, g in ((encoder, decoder), networks)
+    )
+    assert (after - before).abs().max() < 1e-3
+    return networks
+
+
+# %%
 def evaluated(objective: str, beta: float, seed: int) -> dict[str, np.ndarray]:
     """Train a model, sample from it and measure: the numbers by name, and the first samples under "shown …"."""
     encoder, decoder, history = trained(objective, beta, seed)
@@ -257,12 +269,9 @@ def evaluated(objective: str, beta: float, seed: int) -> dict[str, np.ndarray]:
     again = autoencoders.decode(decoder, likelihood, autoencoders.encode(encoder, held_out))
     square = codes.square().mean()
     if objective in PAIR:
-        some = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:5_000]]
-        settled = autoencoders.settle(objective, encoder, decoder, some, likelihood, beta, n_jacobians=sizes.n_jacobians)
-        samples["settled"] = autoencoders.decode(settled[1], likelihood, latents)
-        square = autoencoders.encode(settled[0], some).square().mean()
-        moved = (autoencoders.decode(settled[1], likelihood, autoencoders.encode(settled[0], held_out)) - again).abs().max()
-        assert moved < 1e-3, f"settling moved an image by {moved:.1e}"
+        networks = settled(objective, beta, encoder, decoder)
+        samples["settled"] = autoencoders.decode(networks[1], likelihood, latents)
+        square = autoencoders.encode(networks[0], images[:20_000]).square().mean()
     terms = [history[key].reshape(-1) for key in ("reconstruction", "latent", "decoder")]
     found = {
         "error": (again - held_out).square().flatten(1).sum(1).numpy(), "code_mean": codes.mean(0).numpy(),
@@ -457,7 +466,7 @@ table(rows, **formats)
 # A deterministic autoencoder is trained on its codes $h(x)$ only. Decoding $z \sim N(0, I)$ makes sense if the codes are distributed like that. Does anything see to it?
 # In GRAE≈ the scale of a latent is settled by two terms: $\frac\beta2\lVert h\rVert^2$ wants small codes, and $\frac\beta2\log(1 + \lVert J_c\rVert^2/\beta)$ wants a decoder
 # that is not steep, which small codes would need. For the linear decoder the balance is exact: the codes get the variance $1 - \beta/\lambda_i$, what is missing to 1
-# being the variance of the β-VAE's posterior. RAE keeps the same two terms to first order. Without a regulariser nothing sets the scale.
+# being the variance of the β-VAE's posterior. RAE keeps the same two terms to first order, and then the balance is between code and slope and knows nothing of the prior. Without a regulariser nothing sets the scale.
 
 # %%
 rows = []
@@ -491,7 +500,7 @@ for o in PAIR:
         for i, beta in enumerate(grid)
     ], **{"mean of ‖h‖²/d, as trained": ".2f", "settled": ".2f", "TV, as trained": ".4f", "TV, settled": ".4f"})  # fmt: skip
 for beta in grid:
-    assert float(models["grae_approx", beta, seed]["settled_square"]) < 1.001 and float(models["beta_vae", beta, seed]["settled_square"]) < 1.001
+    assert max(float(models[o, beta, seed]["settled_square"]) for o in PAIR) < 1.1  # 1 but for the images that were left out
 
 # %% [markdown]
 # ### A mixture instead of the prior
@@ -561,7 +570,7 @@ decided = verdicts(models, data_values["spread"], f"Live, `{budget}` budget, {na
 
 # %% [markdown]
 # The paper gives no numbers here, so its sentences are made comparisons. A trend holds where the rank correlation with β is negative beyond chance over all orders of the β
-# (with fewer than four β nothing can be); "similar" holds where the mean gap is below a quarter of the β-VAE's own range over β.
+# (with fewer than four β nothing can be, and with four only a perfect order is); "similar" holds where the mean gap is below a quarter of the β-VAE's own range over β.
 #
 # A run of a few hundred steps is limited by their number, and hardly by β: at the `book` budget the table is there to show how the statements are decided. The frozen runs are the ones to read.
 #
