@@ -6,8 +6,9 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +39,38 @@ class Checkpoint(NamedTuple):
     state: dict
 
 
+def place(checkpoint: str | os.PathLike | None) -> Path | None:
+    """The folder that an argument `checkpoint` names, or None; TypeError or ValueError for what names none.
+
+    >>> place("runs/grae").as_posix(), place(None)
+    ('runs/grae', None)
+    """
+    if checkpoint is None:
+        return None
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(f"checkpoint: expected a folder or None, got {checkpoint!r}")
+    if not os.fspath(checkpoint):
+        raise ValueError(f"checkpoint: expected a folder or None, got {checkpoint!r}")
+    return Path(checkpoint)
+
+
+def prepare(folder: str | os.PathLike, tensors: Mapping[str, Tensor]) -> None:
+    """Make the folder, and refuse at once what `save` would refuse after hours.
+
+    Raises TypeError for a dtype that cannot be stored, and OSError for a folder that cannot be made or written to.
+
+    >>> import tempfile
+    >>> prepare(tempfile.mkdtemp(), {"weight": torch.ones(2)})
+    """
+    _header(tensors, {})
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix=".step-", suffix=".partial") as file:
+            file.write(b"0")
+    except OSError as error:
+        raise OSError(error.errno, f"checkpoint: cannot write to {folder} ({error.strerror})") from error
+
+
 def save(
     folder: str | os.PathLike, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, object], keep: int = 2
 ) -> Path:
@@ -63,8 +96,7 @@ def save(
     runtime.integer("keep", keep, 1)
     folder, header = Path(folder), _header(tensors, state)
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".step-*.partial"):
-        leftover.unlink(missing_ok=True)
+    _remove(folder.glob(".step-*.partial"))
     try:
         path = _write(folder, step, header, tensors)
     except OSError as error:
@@ -84,7 +116,7 @@ def latest(folder: str | os.PathLike) -> Checkpoint | None:
     True
     """
     folder, refused = Path(folder), []
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not folder.is_dir():
         raise ValueError(f"checkpoint: expected a folder, got the file {folder}")
     for step, path in _listed(folder):
         found = _checksum(path)
@@ -137,7 +169,7 @@ def _listed(folder: Path) -> list[tuple[int, Path]]:
     """(step, path) of every checkpoint, newest first; of one step's, the one written last."""
     matches = [(_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.safetensors")]
     found = [(int(match[1]), path) for match, path in matches if match]
-    return sorted(found, key=lambda entry: (entry[0], entry[1].stat().st_mtime_ns), reverse=True)
+    return sorted(found, key=lambda entry: (entry[0], entry[1].lstat().st_mtime_ns), reverse=True)
 
 
 def _checksum(path: Path) -> str:
@@ -200,18 +232,26 @@ def _made_room(folder: Path) -> bool:
     """Remove all checkpoints but the newest intact one; False where there was nothing to remove."""
     paths = [path for _, path in _listed(folder)]
     newest = next((path for path in paths if _checksum(path) in path.name), None)
-    others = [path for path in paths if path != newest] if newest else []
-    for path in others:
+    return _remove(path for path in paths if newest and path != newest)
+
+
+def _remove(paths: Iterable[Path]) -> bool:
+    """Remove files and links, not folders named like them, and say whether there was one."""
+    files = [path for path in paths if _removable(path)]
+    for path in files:
         path.unlink(missing_ok=True)
-    return bool(others)
+    return bool(files)
+
+
+def _removable(path: Path) -> bool:
+    return path.is_symlink() or not path.is_dir()
 
 
 def _prune(written: Path, step: int, keep: int) -> None:
-    others = [(s, path) for s, path in _listed(written.parent) if path != written]
+    others = [(s, path) for s, path in _listed(written.parent) if path != written and _removable(path)]
     earlier = [path for s, path in others if s <= step]
     later = [path for s, path in others if s > step]
-    for path in [*later, *earlier[keep - 1 :]]:
-        path.unlink(missing_ok=True)
+    _remove([*later, *earlier[keep - 1 :]])
 
 
 def collect(modules: Sequence[nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -192,9 +192,13 @@ def _decode_all(
 
 
 def _decode(content: bytes, channels: int, size: int, crop: Callable[[int], int] = int) -> Tensor:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
-    with Image.open(BytesIO(content)) as image:
+    try:
+        opened = Image.open(BytesIO(content))
+    except UnidentifiedImageError:  # which names an address in memory, another one in each run
+        raise UnidentifiedImageError("cannot identify image file") from None
+    with opened as image:
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits, which convert would clip at 255
             image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
@@ -233,27 +237,52 @@ def _fingerprint(chosen: list[tuple[str, str]], stamp: Callable[[str], object], 
 
 
 def recall(place: Path, shape: tuple[int, ...], rows: list[int]) -> Tensor | None:
-    """The rows of a kept array, None where there is none. A damaged one is passed over with a warning."""
+    """The rows of a kept array, None where there is none. A damaged one is passed over with a warning.
+
+    Each of the rows is compared with its checksum; the others are not read.
+    """
     try:
-        array = np.load(place, mmap_mode="r", allow_pickle=False)
-        whole = place.stat().st_size == array.offset + array.nbytes
-        if array.dtype != np.uint8 or array.shape != shape or not whole:
+        array, sums = _kept(place)
+        if array.dtype != np.uint8 or array.shape != shape or len(sums) != len(array):
             raise ValueError(f"expected uint8 {list(shape)}, found {array.dtype} {list(array.shape)}")
-        return torch.from_numpy(np.array(array) if len(rows) == shape[0] else array[rows])
+        images = np.array(array) if len(rows) == len(array) else array[rows]
+        if wrong := np.flatnonzero(_checksums(images) != sums[rows]).tolist():
+            raise ValueError(f"{len(wrong)} images with another checksum, the first is {rows[wrong[0]]}")
+        return torch.from_numpy(images)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError) as error:
-        warnings.warn(f"{place} is damaged ({error}): decoding the images again", stacklevel=4)
+    except Exception as error:  # numpy raises what it likes for a damaged header
+        reason = str(error) or type(error).__name__
+        warnings.warn(f"{place} is damaged ({reason}): decoding the images again", stacklevel=4)
         return None
+
+
+def _kept(place: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The array in a file, not yet read, and the checksums that stand behind it."""
+    array = np.lib.format.open_memmap(place, mode="r")
+    with open(place, "rb") as file:
+        file.seek(array.offset + array.nbytes)
+        sums = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError("longer than its content")
+    return array, sums
+
+
+def _checksums(images: np.ndarray) -> np.ndarray:
+    return np.array([zlib.crc32(image) for image in images], np.uint32)
 
 
 def remember(place: Path, images: Tensor) -> None:
-    """Keep an array, whole or not at all. A full or read-only disk costs a warning, not the images."""
+    """Keep an array and a crc32 of each image, whole or not at all.
+
+    A full or read-only disk costs a warning, not the images.
+    """
     partial = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             np.save(file, images.numpy(), allow_pickle=False)
+            np.save(file, _checksums(images.numpy()), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, place)

@@ -36,8 +36,11 @@ class Run:
         self.done, self.checked, self.saved, self.earlier = 0, 0, 0, 0.0
         self.order = self.rows = self.stream = self.start = None
         if given.checkpoint is not None:
-            self.made_by = _made_by(given, checkpoints.collect(given.modules, self.optimiser))
+            tensors = checkpoints.collect(given.modules, self.optimiser)
+            self.made_by = _made_by(given, tensors)
             self._resume()
+            if not self.finished:
+                checkpoints.prepare(given.checkpoint, tensors)
         self.step = stepping.stepper(
             given.objective, self._batch, self.optimiser, mode=given.step, precision=given.precision,
             device=self.device, generators=given.generators,
@@ -244,10 +247,11 @@ def _check(given: SimpleNamespace) -> torch.device:
     if images.is_floating_point() and not torch.isfinite(images).all():
         raise ValueError("images: expected finite pixels, got NaN or infinity")
     runtime.positive("learning_rate", given.learning_rate)
-    runtime.one_of("precision", given.precision, runtime.PRECISIONS)
-    runtime.one_of("step", given.step, runtime.STEPS)
-    if isinstance(given.save_every, bool) or not given.save_every >= 0:
-        raise ValueError(f"save_every: expected 0 or more seconds, got {given.save_every!r}")
+    runtime.check_parameters(seed=given.seed, precision=given.precision, step=given.step)
+    runtime.zero_or_positive("save_every", given.save_every)
+    if not isinstance(given.channels_last, bool):
+        raise TypeError(f"channels_last: expected true or false, got {given.channels_last!r}")
+    checkpoints.place(given.checkpoint)
     return _check_device(given)
 
 

@@ -6,12 +6,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from grae_helpers import runtime
+from grae_helpers import checkpoints, runtime
 from grae_helpers.losses import LossTerms
 from grae_helpers.runs import History, Run
 from grae_helpers.stepping import as_float as as_float
@@ -59,8 +58,9 @@ def fit(
 
     Shapes: images [n, ...]. Returns arrays of length `steps` under "reconstruction", "latent", "decoder", "total"
     (batch means, nats) and "seconds" (one number, over all sessions). Raises ValueError for empty images, a batch
-    larger than the data, steps < 1, images that are not finite, and a checkpoint of another run; FloatingPointError
-    with step and terms where the objective was NaN or infinite (seen at the next line, or within 100 steps).
+    larger than the data, steps < 1, images that are not finite, and a checkpoint of another run; OSError for a folder
+    that cannot be written to, before the first step; FloatingPointError with step and terms where the objective was
+    NaN or infinite (seen at the next line, or within 100 steps).
 
     >>> from grae_helpers import likelihoods, losses, models
     >>> decoder, encoder = models.mlp_decoder(2, 4, [8]), models.mlp_encoder(4, 2, [8], posterior=False)
@@ -106,7 +106,8 @@ def _check_apart(runs: Sequence[Mapping[str, object]]) -> None:
     generators = [id(generator) for run in runs for generator in run["generators"]]
     if len(set(generators)) < len(generators):
         raise ValueError("generators: expected other ones in every run, got one that two runs share")
-    folders = [Path(run["checkpoint"]).resolve() for run in runs if run["checkpoint"] is not None]
+    places = [checkpoints.place(run["checkpoint"]) for run in runs]
+    folders = [place.resolve() for place in places if place is not None]
     if len(set(folders)) < len(folders):
         raise ValueError("checkpoint: expected a folder for every run, got one that two runs share")
 
@@ -126,8 +127,6 @@ def _finish(runs: Sequence[Run], n_steps: int | None) -> list[History]:
             if caught:
                 for run in runs:
                     run.save()
-        if caught:
-            signal.raise_signal(caught[0])
     for module in (module for run in runs for module in run.given.modules):
         module.eval()
     return [run.history() for run in runs]
@@ -135,9 +134,10 @@ def _finish(runs: Sequence[Run], n_steps: int | None) -> list[History]:
 
 @contextmanager
 def _postponed(wanted: bool) -> Iterator[list[int]]:
-    """Collect an interrupt or SIGTERM instead of acting on it mid-step; a second one acts at once.
+    """Collect an interrupt or SIGTERM instead of acting on it mid-step; at the end, let each act once.
 
-    Only the main thread can, and only for handlers that Python knows and that do not ignore the signal.
+    A second one of a kind acts at once. SIGTERM acts first: an interrupt's exception would hide it. Only the main
+    thread can, and only for handlers that Python knows and that do not ignore the signal.
     """
     caught, handlers = [], {}
 
@@ -152,6 +152,12 @@ def _postponed(wanted: bool) -> Iterator[list[int]]:
         for number in handlers:
             signal.signal(number, note)
         yield caught
+    except KeyboardInterrupt:  # the second one, which stands for the first
+        caught[:] = [number for number in caught if number != signal.SIGINT]
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if number in caught:
+                signal.raise_signal(number)

@@ -7,6 +7,7 @@ import tarfile
 import threading
 import time
 import types
+import warnings
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -156,7 +157,16 @@ def test_another_source_is_decoded_again(celeba):
     assert data.load("celeba", "test").images[0, 0, 0, 0] == 10
 
 
-@pytest.mark.parametrize("damage", ["truncated", "longer", "shape", "empty", "text"])
+def numpys(save, *arrays):
+    file = io.BytesIO()
+    save(file, *arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["truncated", "longer", "shape", "empty", "text", "header", "zip", "npz", "pixel", "checksum", "no checksums"],
+)
 def test_damaged_kept_images_are_decoded_again(celeba, tmp_path, damage):
     images = data.load("celeba").images
     path = kept(tmp_path)[0]
@@ -164,11 +174,34 @@ def test_damaged_kept_images_are_decoded_again(celeba, tmp_path, damage):
     if damage == "shape":
         np.save(path, np.zeros((6, 3, 8, 8), np.uint8))
     else:
+        flipped = bytes([content[-1] ^ 1])
         other = {"truncated": content[:-7], "longer": content + b"x", "empty": b"", "text": b"not an array"}
+        other |= {"header": content[:10] + b"(" * 118 + content[128:], "zip": b"PK\3\4" + content[4:]}
+        other |= {"npz": numpys(np.savez, np.zeros(2)), "pixel": content[:5000] + b"\xff" + content[5001:]}
+        other |= {"checksum": content[:-1] + flipped, "no checksums": numpys(np.save, images.numpy())}
+        assert other["pixel"] != content
         path.write_bytes(other[damage])
     with pytest.warns(UserWarning, match=rf"{path.name} is damaged .* decoding the images again"):
         assert torch.equal(data.load("celeba").images, images)
     assert path.read_bytes() == content
+
+
+def test_a_changed_pixel_is_found_in_the_images_that_are_asked_for(celeba, tmp_path):
+    images = data.load("celeba").images
+    path, rows = kept(tmp_path)[0], folders.spread(6, 2)
+    other = next(row for row in range(6) if row not in rows)
+    for row, found in ((rows[1], 1), (other, 0)):
+        data.load("celeba")
+        kept_images = np.load(path, mmap_mode="r+")
+        kept_images[row, 2, 63, 63] ^= 1
+        kept_images.flush()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert torch.equal(data.load("celeba", n=2).images, images[rows])
+        message = f"damaged (1 images with another checksum, the first is {row}): decoding"
+        assert [message in str(warning.message) for warning in caught] == [True] * found
+        with pytest.warns(UserWarning, match="is damaged"):
+            assert torch.equal(data.load("celeba").images, images)
 
 
 @pytest.mark.parametrize("step", ["save", "replace"])

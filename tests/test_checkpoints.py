@@ -169,6 +169,23 @@ def test_temporaries_of_killed_runs_go_at_the_next_save(tmp_path):
     assert [path.name[:13] for path in files(tmp_path)] == ["step-00000001", "step-00000002"]
 
 
+def test_folders_and_dangling_links_named_like_checkpoints_are_in_nobodys_way(tmp_path):
+    def name(step):
+        return f"step-{step:08d}-{'0' * 64}.safetensors"
+
+    for step in (1, 9):
+        (tmp_path / name(step)).mkdir()
+        (tmp_path / name(step + 1)).symlink_to(tmp_path / "nowhere")
+    (tmp_path / ".step-00000001.abc.partial").mkdir()
+    with pytest.raises(ValueError, match=r"none in .* is intact: step-00000010.*No such file.*Is a directory"):
+        checkpoints.latest(tmp_path)
+    saved(tmp_path, 4, 5, 6)
+    assert [path.name[:13] for path in files(tmp_path) if path.is_file()] == ["step-00000005", "step-00000006"]
+    assert [path.name for path in files(tmp_path) if not path.is_file()][1:] == [name(1), name(9)]
+    with pytest.warns(UserWarning, match=rf"refused {name(9)}: .*Is a directory"):
+        assert checkpoints.latest(tmp_path).step == 6
+
+
 @pytest.fixture
 def disk(monkeypatch):
     """A disk that lets so many flushes through, and fails the others as a full one does."""
@@ -395,11 +412,47 @@ def test_a_full_disk_ends_training_with_a_checkpoint_left(tmp_path, disk):
     assert checkpoints.latest(tmp_path).step == 3
 
 
+def unused(objective):
+    return lambda x: pytest.fail("a step was made")
+
+
+@pytest.mark.parametrize("place", ["file/sub", "read only"])
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_first_step(tmp_path, monkeypatch, place):
+    (tmp_path / "file").write_text("mine")
+    if place == "read only":
+
+        def forbid(*_, **__):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        monkeypatch.setattr(checkpoints.tempfile, "TemporaryFile", forbid)
+    reason = {"file/sub": "Not a directory", "read only": "Permission denied"}[place]
+    with pytest.raises(OSError, match=rf"checkpoint: cannot write to {tmp_path / place} \({reason}\)"):
+        train(tmp_path / place, objective=unused)
+    with pytest.raises(ValueError, match=r"checkpoint: expected a folder, got the file .*file"):
+        train(tmp_path / "file", objective=unused)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_finished_run_comes_back_from_a_folder_that_cannot_be_written_to(tmp_path, whole, monkeypatch):
+    train(tmp_path, save_every=1e6)
+    monkeypatch.setattr(checkpoints.tempfile, "TemporaryFile", lambda **_: pytest.fail("nothing is to be written"))
+    assert same(train(tmp_path, objective=unused), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.complex64])
+def test_state_that_cannot_be_stored_is_told_before_the_first_step(tmp_path, dtype):
+    net = nn.Linear(1, 1)
+    net.register_buffer("odd", torch.zeros(2, dtype=dtype))
+    with pytest.raises(TypeError, match=rf"module 0\.odd: expected a dtype of .*, got {dtype}"):
+        training.fit(unused(None), [net], torch.ones(4, 1), steps=1, batch_size=4, checkpoint=tmp_path)
+    assert not files(tmp_path)
+
+
 # Signals
 
 
-def interrupting(number, at):
-    """The signal comes in the middle of a step, before its backward pass."""
+def interrupting(*numbers, at):
+    """The signals come in the middle of a step, before its backward pass."""
 
     def wrap(objective):
         calls = []
@@ -407,7 +460,8 @@ def interrupting(number, at):
         def interrupted(x):
             calls.append(1)
             if len(calls) == at:
-                signal.raise_signal(number)
+                for number in numbers:
+                    signal.raise_signal(number)
             return objective(x)
 
         return interrupted
@@ -439,6 +493,42 @@ def test_training_goes_on_where_the_callers_handler_does(tmp_path, whole):
     assert heard == [[6]]
 
 
+BOTH = {
+    "interrupt first": (signal.SIGINT, signal.SIGTERM),
+    "SIGTERM first": (signal.SIGTERM, signal.SIGINT),
+    "interrupted at once": (signal.SIGTERM, signal.SIGINT, signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("order", BOTH)
+def test_an_interrupt_does_not_hide_sigterm(tmp_path, order):
+    heard = []
+    old = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            train(tmp_path, save_every=1e6, objective=interrupting(*BOTH[order], at=6))
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert heard == [signal.SIGTERM]
+    assert steps_in(tmp_path) == ([] if order == "interrupted at once" else [6])
+    assert not isinstance(caught.value.__context__, KeyboardInterrupt)
+
+
+def test_a_step_that_fails_does_not_hide_sigterm(tmp_path):
+    heard = []
+    old = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+
+    def failing(objective):
+        return interrupting(signal.SIGTERM, at=1)(lambda x: None)
+
+    try:
+        with pytest.raises(TypeError, match="expected to return LossTerms"):
+            train(tmp_path, objective=failing)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert heard == [signal.SIGTERM]
+
+
 # Kills
 
 
@@ -452,7 +542,7 @@ def serve():
     for line in sys.stdin:
         folder, *at = line.rstrip("\n").split("\t")
         if (child := os.fork()) == 0:
-            options = {"save_every": 1e6, "objective": interrupting(signal.SIGTERM, int(at[0]))} if at else {}
+            options = {"save_every": 1e6, "objective": interrupting(signal.SIGTERM, at=int(at[0]))} if at else {}
             safetensors.torch.save_file(train(folder, **options), f"{folder}.result")
             os._exit(0)
         print(child, flush=True)

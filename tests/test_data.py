@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 import time
+import traceback
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -633,6 +634,15 @@ def test_a_broken_image_is_named_or_skipped(pictures):
         train = data.load("image_folder", path=pictures, on_error="skip")
     assert len(train) == len(train.labels) == len(train.images)
     assert len(train) + len(data.load("image_folder", "test", path=pictures)) == 40
+
+
+def test_what_is_said_of_a_broken_image_is_the_same_in_each_run(tmp_path):
+    for number in range(20):
+        (tmp_path / f"{number}.png").write_bytes(b"nothing")
+    for on_error in ("raise", "skip"):
+        with pytest.raises(data.DatasetCorrupt, match=r"\.png(: | \()cannot identify image file\)?$") as caught:
+            data.load("image_folder", path=tmp_path, on_error=on_error)
+        assert "0x" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_folders_without_a_readable_image(tmp_path):

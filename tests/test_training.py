@@ -229,8 +229,18 @@ def test_progress_is_a_few_readable_lines(capfd, log_every, steps, lines):
         (IMAGES, {"steps": 0}, ValueError, "steps: expected at least 1, got 0"),
         (IMAGES, {"steps": 1.5}, TypeError, "steps: expected an integer, got 1.5"),
         (IMAGES, {"log_every": -2}, ValueError, "log_every: expected at least -1, got -2"),
+        (IMAGES, {"save_every": "6"}, TypeError, "save_every: expected a positive number, got '6'"),
+        (IMAGES, {"save_every": None}, TypeError, "save_every: expected a positive number, got None"),
+        (IMAGES, {"save_every": float("nan")}, ValueError, "save_every: expected a positive, finite number, got nan"),
+        (IMAGES, {"seed": 1.5}, TypeError, r"seed: expected an integer, got 1\.5"),
+        (IMAGES, {"seed": True}, TypeError, "seed: expected an integer, got True"),
+        (IMAGES, {"seed": -1}, ValueError, "seed: expected at least 0, got -1"),
+        (IMAGES, {"seed": 2**63}, ValueError, "seed: expected less than 2\\^63"),
+        (IMAGES, {"channels_last": "yes"}, TypeError, "channels_last: expected true or false, got 'yes'"),
+        (IMAGES, {"checkpoint": ""}, ValueError, "checkpoint: expected a folder or None, got ''"),
+        (IMAGES, {"checkpoint": 5}, TypeError, "checkpoint: expected a folder or None, got 5"),
     ],
-    ids=["empty", "few", "integers", "nan", "steps", "fraction", "log"],
+    ids="empty few integers nan steps fraction log text none never seed true minus large layout here number".split(),
 )
 def test_bad_input(images, options, error, message):
     with pytest.raises(error, match=message):
@@ -475,7 +485,7 @@ def test_what_a_capture_cannot_hold_is_told(monkeypatch):
         ({"step": "graph"}, 'step: "graph" needs a CUDA device, got device cpu'),
         ({"step": "fast"}, "step: expected one of eager, compiled, graph; got 'fast'"),
         ({"precision": "float16"}, "precision: expected one of float32, bfloat16; got 'float16'"),
-        ({"save_every": -1.0}, r"save_every: expected 0 or more seconds, got -1\.0"),
+        ({"save_every": -1.0}, r"save_every: expected a positive, finite number, got -1\.0"),
         ({"learning_rate": 0.0}, "learning_rate: expected a positive"),
     ],
     ids=["cuda", "graph", "step", "precision", "save_every", "rate"],
@@ -563,6 +573,8 @@ def test_runs_side_by_side_share_nothing_and_know_their_arguments(tmp_path):
         training.fit_many([{**run, "generators": [generator]} for run in runs])
     with pytest.raises(ValueError, match="checkpoint: expected a folder for every run"):
         training.fit_many([{**run, "checkpoint": tmp_path} for run in runs])
+    with pytest.raises(ValueError, match="checkpoint: expected a folder or None, got ''"):
+        training.fit_many([{**run, "checkpoint": ""} for run in runs])
     with pytest.raises(TypeError, match="beta"):
         training.fit_many([{**run, "beta": 1.0} for run in runs])
     with pytest.raises(ValueError, match="n_steps: expected at least 1, got 0"):
