@@ -102,6 +102,7 @@ def _is_a(kind: type, name: str, value: object) -> None:
 _COUNTS = (
     "latent_dim", "block_size", "steps", "n_configurations", "n_test", "batch_size", "samples", "samples_unamortized",
     "repeats", "long_repeats", "long_repeats_unamortized", "block", "restarts", "restart_iterations", "n_images",
+    "n_codes",
 )  # fmt: skip
 _CHECKS = {
     **dict.fromkeys(_COUNTS, partial(integer, minimum=0)),

@@ -35,6 +35,7 @@ batch_size: int = 0  # images per step; 0 takes the budget's
 learning_rate: float = 0.0  # of Adam; 0 takes the budget's
 repeats: int = 0  # models per objective and β, with seeds of their own; 0 takes the budget's
 n_images: int = 0  # samples that are measured, and images of the data beside them; 0 takes the budget's
+n_codes: int = 0  # codes that the mixture is fitted to and the scale is settled on; 0 takes the budget's
 components: int = 10  # Gaussians in the mixture that is fitted to the codes; 10 in Ghosh et al. 2020
 seed: int = 0  # weights, batches, noise and the latents that are decoded
 precision: str = "float32"  # or bfloat16, on a GPU
@@ -58,8 +59,8 @@ from grae_helpers.plotting import show, table
 
 PARAMETERS = dict(
     dataset=dataset, budget=budget, betas=betas, latent_dim=latent_dim, steps=steps, width=width,
-    batch_size=batch_size, learning_rate=learning_rate, repeats=repeats, n_images=n_images, components=components,
-    seed=seed, precision=precision, step=step, checkpoints=checkpoints, device=device,
+    batch_size=batch_size, learning_rate=learning_rate, repeats=repeats, n_images=n_images, n_codes=n_codes,
+    components=components, seed=seed, precision=precision, step=step, checkpoints=checkpoints, device=device,
 )
 runtime.check_parameters(**PARAMETERS)
 where, folder = runtime.device(device), runtime.checkpoint_folder(checkpoints)
@@ -73,19 +74,20 @@ sizes = runtime.sizes(
     budget,
     test={
         "betas": [0.02, 1.0], "latent_dim": 4, "steps": 35, "width": 1 / 64, "batch_size": 8, "learning_rate": 1e-2,
-        "repeats": 1, "n_images": 60, "n_train": 200, "n_test": 120, "checks": [0.3, 0.7], "n_jacobians": 8,
+        "repeats": 1, "n_images": 60, "n_train": 200, "n_test": 120, "checks": [0.3, 0.7], "n_jacobians": 8, "n_codes": 200,
     },
     book={
         "betas": [0.02, 0.1, 0.4, 1.0], "latent_dim": 16, "steps": 130, "width": 1 / 48, "batch_size": 8,
         "learning_rate": 5e-3, "repeats": 1, "n_images": 300, "n_train": 2_000, "n_test": 600, "checks": [0.1, 0.3, 0.7, 1.4],
-        "n_jacobians": 64,
+        "n_jacobians": 64, "n_codes": 2_000,
     },
     full=published.CELEBA | {
         "betas": published.SAMPLE_BETAS, "batch_size": 64, "learning_rate": 1e-3, "repeats": 1, "n_images": 1_000,
         "n_train": 0, "n_test": 0, "checks": [0.1, 0.3, 0.7, 1.4], "n_jacobians": 64,
+        "n_codes": 20_000,
     },
     betas=betas, latent_dim=latent_dim, steps=steps, width=width, batch_size=batch_size, learning_rate=learning_rate,
-    repeats=repeats, n_images=n_images,
+    repeats=repeats, n_images=n_images, n_codes=n_codes,
 )  # fmt: skip
 grid = sorted(sizes.betas)
 if len(grid) < 2:
@@ -209,6 +211,7 @@ latents = autoencoders.prior_latents(n_measured, sizes.latent_dim, seed)
 order = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[: 2 * n_measured]
 held_out, another = test.floats(order).split(n_measured)  # the second half says how far apart two sets of data are
 reference = smoothness.power_spectrum(held_out)[1]
+coded = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: sizes.n_codes]]
 show(f"Data: {train.source}. {len(images):,} images to train on, {n_measured:,} test images to compare with.")
 
 # %%
@@ -250,8 +253,7 @@ def trained(objective: str, beta: float, seed: int) -> tuple[torch.nn.Module, to
 
 def settled(objective: str, beta: float, encoder, decoder) -> tuple[torch.nn.Module, torch.nn.Module]:
     """The same networks with the scale of their codes settled, after asserting that no image has moved."""
-    some = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:5_000]]
-    networks = autoencoders.settle(objective, encoder, decoder, some, likelihood, beta, n_jacobians=sizes.n_jacobians)
+    networks = autoencoders.settle(objective, encoder, decoder, coded, likelihood, beta, n_jacobians=sizes.n_jacobians)
     before, after = (
         autoencoders.decode(g, likelihood, autoencoders.encode(h, held_out)) for h, g in ((encoder, decoder), networks)
     )
@@ -263,7 +265,7 @@ def settled(objective: str, beta: float, encoder, decoder) -> tuple[torch.nn.Mod
 def evaluated(objective: str, beta: float, seed: int) -> dict[str, np.ndarray]:
     """Train a model, sample from it and measure: the numbers by name, and the first samples under "shown …"."""
     encoder, decoder, history = trained(objective, beta, seed)
-    codes = autoencoders.encode(encoder, images[:20_000])
+    codes = autoencoders.encode(encoder, coded)
     drawn = {"prior": latents, "mixture": mixture_latents(codes, n_measured, seed)}
     samples = {kind: autoencoders.decode(decoder, likelihood, z) for kind, z in drawn.items()}
     again = autoencoders.decode(decoder, likelihood, autoencoders.encode(encoder, held_out))
@@ -271,7 +273,7 @@ def evaluated(objective: str, beta: float, seed: int) -> dict[str, np.ndarray]:
     if objective in PAIR:
         networks = settled(objective, beta, encoder, decoder)
         samples["settled"] = autoencoders.decode(networks[1], likelihood, latents)
-        square = autoencoders.encode(networks[0], images[:20_000]).square().mean()
+        square = autoencoders.encode(networks[0], coded).square().mean()
     terms = [history[key].reshape(-1) for key in ("reconstruction", "latent", "decoder")]
     found = {
         "error": (again - held_out).square().flatten(1).sum(1).numpy(), "code_mean": codes.mean(0).numpy(),
@@ -477,7 +479,7 @@ for objective in (*PAIR, *OTHERS):
         "variance, median": np.median(model["code_variance"]), "least": model["code_variance"].min(),
         "greatest": model["code_variance"].max(), "squared error": model["error"].mean(),
     })  # fmt: skip
-show(f"Codes of {min(len(images), 20_000):,} images at β = {middle:g}, {sizes.latent_dim} latents:")
+show(f"Codes of {len(coded):,} images at β = {middle:g}, {sizes.latent_dim} latents:")
 table(rows, **dict.fromkeys(list(rows[0])[2:-1], ".2f"), **{"squared error": ".1f"})
 
 # %% [markdown]
