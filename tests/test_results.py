@@ -266,7 +266,10 @@ def test_every_frozen_result_of_the_repository_is_whole():
     folders = [path for path in results.root().glob("*") if path.is_dir()]
     for path in folders:
         frozen = results.load(path)
-        assert frozen.manifest["notebook"] == path.name
+        notebook = frozen.manifest["notebook"]
+        assert (results.root().parent / "notebooks" / f"{notebook}.py").is_file()
+        assert path.name == notebook or path.name == f"{notebook}_{frozen.manifest['parameters']['dataset']}"
+        assert notebook in frozen.manifest["command"]
         assert frozen.label == frozen.manifest["label"]
 
 
