@@ -78,7 +78,7 @@ def orthogonality(columns: Tensor, weights: Tensor, latent_dim: int) -> Tensor:
     fewer than two columns.
 
     >>> orthogonality(torch.ones(1, 3, 2), torch.ones(1, 3), latent_dim=2)
-    tensor([1.0000])
+    tensor([1.])
     """
     k = columns.shape[2]
     if k < 2:

@@ -79,7 +79,7 @@ sizes = runtime.sizes(
     book={
         "betas": [0.02, 0.1, 0.4, 1.0], "latent_dim": 16, "steps": 130, "width": 1 / 48, "batch_size": 8,
         "learning_rate": 5e-3, "repeats": 1, "n_images": 300, "n_train": 2_000, "n_test": 600, "checks": [0.1, 0.3, 0.7, 1.4],
-        "n_jacobians": 64, "n_codes": 2_000,
+        "n_jacobians": 32, "n_codes": 800,
     },
     full=published.CELEBA | {
         "betas": published.SAMPLE_BETAS, "batch_size": 64, "learning_rate": 1e-3, "repeats": 1, "n_images": 1_000,
