@@ -41,7 +41,7 @@ serve: $(READY)
 
 full: $(READY)
 	@$(PY) -m tools.run_notebooks --only 30 31 --budget full --out build/full \
-	  -p precision bfloat16 -p step graph -p checkpoints build/full/checkpoints $(ARGS)
+	  -p latent_dim 128 -p precision bfloat16 -p step graph -p checkpoints build/full/checkpoints $(ARGS)
 	@$(PY) -m tools.run_notebooks --only 22 23 --budget full --out build/full
 	@$(PY) -m tools.run_notebooks --only 12 --budget full --out build/full -p compiled true -p folder build/full/study
 

@@ -198,7 +198,7 @@ def settle(
     beta: float,
     *,
     n_jacobians: int = 64,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[models.Encoder, models.Decoder]:
     """Move and scale each latent to where the objective is least: copies of both networks that give the same images.
 
     The encoder ends and the decoder begins with a linear layer, so h → (h − m)/t in one is undone in the other. Only
@@ -264,9 +264,12 @@ def _slopes(decoder: nn.Module, likelihood: Likelihood, images: Tensor, codes: T
 
 
 def _balanced(variance: Tensor, slopes: Tensor) -> Tensor:
-    """The root t² of variance/t² = E[t²a/(1 + t²a)], by bisection of its logarithm: left falls, right grows."""
-    low, high = torch.full_like(slopes[0], -60.0), torch.full_like(slopes[0], 60.0)
-    for _ in range(100):
+    """The root t² of variance/t² = E[t²a/(1 + t²a)], by bisection of its logarithm: left falls, right grows.
+
+    Within e^±14, a factor of a thousand in t: a latent that has died has no root, and must not be blown up.
+    """
+    low, high = torch.full_like(slopes[0], -14.0), torch.full_like(slopes[0], 14.0)
+    for _ in range(60):
         middle = (low + high) / 2
         pushed = middle.exp() * slopes
         above = variance / middle.exp() > (pushed / (1 + pushed)).mean(0)

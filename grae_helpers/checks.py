@@ -100,13 +100,13 @@ def _is_a(kind: type, name: str, value: object) -> None:
 
 
 _COUNTS = (
-    "latent_dim", "block_size", "steps", "n_configurations", "n_test", "batch_size", "samples", "samples_unamortized",
+    "block_size", "steps", "n_configurations", "n_test", "batch_size", "samples", "samples_unamortized",
     "repeats", "long_repeats", "long_repeats_unamortized", "block", "restarts", "restart_iterations", "n_images",
     "n_codes",
 )  # fmt: skip
 _CHECKS = {
     **dict.fromkeys(_COUNTS, partial(integer, minimum=0)),
-    **dict.fromkeys(("n_samples", "n_columns", "components"), partial(integer, minimum=1)),
+    **dict.fromkeys(("latent_dim", "n_samples", "n_columns", "components"), partial(integer, minimum=1)),
     **dict.fromkeys(("width", "learning_rate", "noise"), zero_or_positive),
     **dict.fromkeys(("encoder_weight", "decoder_weight", "orthogonality", "penalty"), zero_or_positive),
     "regularizer_fraction": _fraction,

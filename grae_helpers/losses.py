@@ -212,8 +212,8 @@ def rae(
 
     "gradient": L_REG = ½ tr(Jᵀ(−H_p)J), ½‖J‖²_F for Gaussian pixels, unbiased from `n_probes` Rademacher probes;
     at penalty 1 it is GRAE's log-determinant to first order in JᵀJ/β (K&P §6). "l2": L_REG = ½‖θ‖², over
-    the decoder's parameters, the same number for every sample. (For RAE-SN train `autoencoder`'s or this with
-    penalty 0 on a decoder under `models.spectral_norm`.)
+    the decoder's parameters, the same number for every sample. (RAE-SN is this with penalty 0, on a decoder
+    under `models.spectral_norm`.)
 
     Shapes: x like the decoder's output, code [batch, d]. Raises ValueError for another regulariser or a penalty below
     0, TypeError for "l2" with a decoder that is no module, and as `grae` does.

@@ -61,7 +61,6 @@ from grae_helpers.plotting import show, table
 runtime.check_parameters(
     budget=budget, beta=beta, latent_dim=latent_dim, dataset=dataset, seed=seed, device=device
 )
-runtime.integer("latent_dim", latent_dim, 1)
 latent_dim = min(latent_dim, 4)  # the quadrature below takes n^d points
 size = runtime.sizes(
     budget,

@@ -63,7 +63,6 @@ from grae_helpers.plotting import show, table
 runtime.check_parameters(
     budget=budget, beta=beta, latent_dim=latent_dim, block_size=block_size, dataset=dataset, seed=seed, device=device
 )
-runtime.integer("latent_dim", latent_dim, 1)
 size = runtime.sizes(
     budget,
     test={"steps": 100, "images": 32, "optimised": 4, "draws": 2000},

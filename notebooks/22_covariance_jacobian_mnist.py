@@ -55,7 +55,6 @@ PARAMETERS = dict(
     learning_rate=learning_rate, seed=seed, device=device,
 )
 runtime.check_parameters(**PARAMETERS)
-runtime.integer("latent_dim", latent_dim, 1)
 started, where = time.perf_counter(), runtime.device(device)
 plotting.use_style()
 likelihood = likelihoods.Gaussian()  # unit variance, as in the paper

@@ -28,7 +28,7 @@
 dataset: str = "auto"  # celeba where it is on this disk, else faces (drawn); or lfw, mnist, fashion_mnist, digits, sprites, cifar10
 budget: str = "book"  # test, book or full: how many models, steps and images, and how wide the networks
 betas: list[float] = []  # the values of β; empty takes the budget's
-latent_dim: int = 0  # d, the number of latent variables, 128 in the paper; 0 takes the budget's
+latent_dim: int = 16  # d, the number of latent variables; 128 in the paper
 steps: int = 0  # training steps per model; 0 takes the budget's
 width: float = 0.0  # channels relative to App. D; 0 takes the budget's
 batch_size: int = 0  # images per step; 0 takes the budget's
@@ -73,21 +73,21 @@ NAMES = dict(zip((*PAIR, *OTHERS), ("β-VAE", "GRAE≈", "RAE, gradient", "autoe
 sizes = runtime.sizes(
     budget,
     test={
-        "betas": [0.02, 1.0], "latent_dim": 4, "steps": 35, "width": 1 / 64, "batch_size": 8, "learning_rate": 1e-2,
+        "betas": [0.02, 1.0], "steps": 60, "width": 1 / 48, "batch_size": 8, "learning_rate": 5e-3,
         "repeats": 1, "n_images": 60, "n_train": 200, "n_test": 120, "checks": [0.3, 0.7], "n_jacobians": 8, "n_codes": 200,
     },
     book={
-        "betas": [0.02, 0.1, 0.4, 1.0], "latent_dim": 16, "steps": 130, "width": 1 / 48, "batch_size": 8,
+        "betas": [0.02, 0.1, 0.4, 1.0], "steps": 130, "width": 1 / 48, "batch_size": 8,
         "learning_rate": 5e-3, "repeats": 1, "n_images": 300, "n_train": 2_000, "n_test": 600, "checks": [0.1, 0.3, 0.7, 1.4],
         "n_jacobians": 32, "n_codes": 800,
     },
-    full=published.CELEBA | {
-        "betas": published.SAMPLE_BETAS, "batch_size": 64, "learning_rate": 1e-3, "repeats": 1, "n_images": 1_000,
-        "n_train": 0, "n_test": 0, "checks": [0.1, 0.3, 0.7, 1.4], "n_jacobians": 64,
-        "n_codes": 20_000,
+    full={
+        "betas": published.SAMPLE_BETAS, "steps": published.CELEBA["steps"], "width": published.CELEBA["width"],
+        "batch_size": 64, "learning_rate": 1e-3, "repeats": 1, "n_images": 1_000, "n_train": 0, "n_test": 0,
+        "checks": [0.1, 0.3, 0.7, 1.4], "n_jacobians": 64, "n_codes": 20_000,
     },
-    betas=betas, latent_dim=latent_dim, steps=steps, width=width, batch_size=batch_size, learning_rate=learning_rate,
-    repeats=repeats, n_images=n_images, n_codes=n_codes,
+    betas=betas, steps=steps, width=width, batch_size=batch_size, learning_rate=learning_rate, repeats=repeats,
+    n_images=n_images, n_codes=n_codes,
 )  # fmt: skip
 grid = sorted(sizes.betas)
 if len(grid) < 2:
@@ -207,7 +207,7 @@ figure = plotting_samples.known_answer(fine, np.array([closed_form(beta) for bet
 
 # %%
 n_measured = min(sizes.n_images, len(test) // 2)
-latents = autoencoders.prior_latents(n_measured, sizes.latent_dim, seed)
+latents = autoencoders.prior_latents(n_measured, latent_dim, seed)
 order = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[: 2 * n_measured]
 held_out, another = test.floats(order).split(n_measured)  # the second half says how far apart two sets of data are
 reference = smoothness.power_spectrum(held_out)[1]
@@ -245,7 +245,7 @@ def trained(objective: str, beta: float, seed: int) -> tuple[torch.nn.Module, to
     """Encoder, decoder and history; from its checkpoint as far as that goes."""
     place = folder / f"{name}-{objective}-{beta:g}-{seed}" if folder else None
     return autoencoders.fit(
-        objective, images, likelihood, beta=beta, latent_dim=sizes.latent_dim, width=sizes.width, seed=seed,
+        objective, images, likelihood, beta=beta, latent_dim=latent_dim, width=sizes.width, seed=seed,
         steps=sizes.steps, batch_size=sizes.batch_size, learning_rate=sizes.learning_rate, device=where,
         precision=precision, step=step, checkpoint=place, label=f"{objective} β={beta:g}",
     )  # fmt: skip
@@ -430,7 +430,7 @@ table(rows, **dict.fromkeys(list(rows[0])[2:], ".0%"))
 some = train.floats(torch.arange(min(len(images), 1_000)))
 centre = some.mean(0)
 flat = (some - centre).flatten(1).double()
-eigenvalues, left = (part.flip(-1)[..., : sizes.latent_dim] for part in torch.linalg.eigh(flat @ flat.T / len(some)))
+eigenvalues, left = (part.flip(-1)[..., :latent_dim] for part in torch.linalg.eigh(flat @ flat.T / len(some)))
 axes = (left.T @ flat).div((len(some) * eigenvalues).sqrt()[:, None]).unflatten(1, centre.shape)  # of unit length
 
 
@@ -479,7 +479,7 @@ for objective in (*PAIR, *OTHERS):
         "variance, median": np.median(model["code_variance"]), "least": model["code_variance"].min(),
         "greatest": model["code_variance"].max(), "squared error": model["error"].mean(),
     })  # fmt: skip
-show(f"Codes of {len(coded):,} images at β = {middle:g}, {sizes.latent_dim} latents:")
+show(f"Codes of {len(coded):,} images at β = {middle:g}, {latent_dim} latents:")
 table(rows, **dict.fromkeys(list(rows[0])[2:-1], ".2f"), **{"squared error": ".1f"})
 
 # %% [markdown]

@@ -280,3 +280,19 @@ def test_encoding_and_decoding_leave_statistics_and_mode_alone():
         and autoencoders.decode(decoder, Gaussian(), codes).shape == (7, 1, 28, 28)
         and decoder.training
     )
+
+
+def test_settling_does_not_blow_up_a_latent_that_has_died():
+    encoder, decoder = trained_a_little("grae")
+    with torch.no_grad():
+        encoder.mean.weight[1] = 0.0
+        decoder.network[0].weight[:, 2] = 0.0
+    x = torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(2)).double()
+    settled, decoded = autoencoders.settle("grae", encoder, decoder, x, Gaussian(), 0.3)
+    codes = autoencoders.encode(settled, x)
+    assert codes.square().mean(0)[1:].max() < 1e-3
+    new, old = (
+        autoencoders.decode(d, Gaussian(), c)
+        for d, c in ((decoded, codes), (decoder, autoencoders.encode(encoder, x)))
+    )
+    torch.testing.assert_close(new, old)

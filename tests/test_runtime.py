@@ -72,7 +72,7 @@ def test_what_is_not_positive_is_refused(value, error):
         ({"betas": 0.1}, TypeError, "betas: expected a list"),
         ({"betas": [0.1, -1]}, ValueError, "betas: expected a positive, finite number, got -1"),
         ({"betas": [0.1, 0.1]}, ValueError, "holds a value twice"),
-        ({"latent_dim": -1}, ValueError, "latent_dim: expected at least 0, got -1"),
+        ({"latent_dim": 0}, ValueError, "latent_dim: expected at least 1, got 0"),
         ({"latent_dim": 2.0}, TypeError, "latent_dim: expected an integer, got 2.0"),
         ({"latent_dim": True}, TypeError, "latent_dim: expected an integer"),
         ({"block_size": -1}, ValueError, "block_size: expected at least 0"),

@@ -115,7 +115,7 @@ def test_text_becomes_a_value_of_the_declared_type(kind, text, value):
         ("beta", "nan", "beta"),
         ("beta", "inf", "beta"),
         ("latent_dim", "2.5", "expected a whole number"),
-        ("latent_dim", "-1", "latent_dim"),
+        ("latent_dim", "0", "latent_dim"),
         ("verbose", "maybe", "expected true or false"),
         ("betas", "0.1,abc", "expected a list"),
         ("betas", "0.1,-1", "betas"),
