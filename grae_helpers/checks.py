@@ -13,6 +13,7 @@ DATASETS = ("auto", "digits", "mnist", "fashion_mnist", "cifar10", "celeba", "lf
 OBJECTIVES = ("beta_vae", "grae", "grae_approx", "rae_gradient", "rae_l2", "rae_spectral", "autoencoder")
 PRECISIONS = ("float32", "bfloat16")
 STEPS = ("eager", "compiled", "graph")  # how training.fit runs a step
+FEATURES = ("auto", "mnist", "cifar10", "inception")  # the network whose features compare images
 ACTIVATIONS = ("identity", "tanh", "sigmoid", "elu")  # ν of App. C
 
 
@@ -106,7 +107,7 @@ _COUNTS = (
 )  # fmt: skip
 _CHECKS = {
     **dict.fromkeys(_COUNTS, partial(integer, minimum=0)),
-    **dict.fromkeys(("latent_dim", "n_samples", "n_columns", "components"), partial(integer, minimum=1)),
+    **dict.fromkeys(("latent_dim", "n_samples", "n_columns", "components", "workers"), partial(integer, minimum=1)),
     **dict.fromkeys(("width", "learning_rate", "noise"), zero_or_positive),
     **dict.fromkeys(("encoder_weight", "decoder_weight", "orthogonality", "penalty"), zero_or_positive),
     "regularizer_fraction": _fraction,
@@ -114,6 +115,7 @@ _CHECKS = {
     "objective": partial(one_of, choices=OBJECTIVES),
     "precision": partial(one_of, choices=PRECISIONS),
     "step": partial(one_of, choices=STEPS),
+    "features": partial(one_of, choices=FEATURES),
     **dict.fromkeys(("compiled", "reflect"), partial(_is_a, bool)),
     "beta": positive,
     "betas": _betas,
@@ -123,7 +125,7 @@ _CHECKS = {
     "seed": _seed,
     "budget": partial(one_of, choices=BUDGETS),
     "dataset": partial(one_of, choices=DATASETS),
-    **dict.fromkeys(("folder", "checkpoints"), partial(_is_a, str)),
+    **dict.fromkeys(("folder", "checkpoints", "sweep"), partial(_is_a, str)),
 }
 
 

@@ -102,8 +102,8 @@ def readable(tensor: torch.Tensor) -> bool:
 def check_parameters(**parameters) -> None:
     """Refuse a notebook's parameters that cannot be right, before any cell has run.
 
-    `beta`, `betas` and `save_every` are positive and finite; `latent_dim`, `n_samples`, `n_columns`, `components`
-    and each of `iterations` at least 1; `seed` at least 0; `block_size` from 0 (one block, the full matrix) to
+    `beta`, `betas` and `save_every` are positive and finite; `latent_dim`, `n_samples`, `n_columns`, `components`,
+    `workers` and each of `iterations` at least 1; `seed` at least 0; `block_size` from 0 (one block, the full matrix) to
     `latent_dim`; other sizes, such as `steps` or `repeats`, with `learning_rate`, `width` and `noise`, 0 (the
     budget's own) or more; `regularizer_fraction` more than 0 and at most 1; other weights 0 or more;
     `angle_degrees` any finite number; choices are one of the names known. Names without a rule pass. Raises
