@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from grae_helpers import runtime, storage
+from grae_helpers import notebooks, runtime, storage
 
 MAX_BYTES = 8_000_000
 MANIFEST = "manifest.json"
@@ -145,6 +145,30 @@ def label(manifest: Mapping[str, object]) -> str:
     return ", ".join(parts)
 
 
+def record(**numbers: float | int | str | bool | None) -> None:
+    """Publish a notebook's numbers as an output, from which a sweep makes its table: `sweep.collect`.
+
+    The output says where they were computed too (`runtime.provenance`). Called several times, the numbers are put
+    together; a job that records a name twice fails. Outside a notebook they are printed. NaN and infinity are
+    numbers; numpy's scalars and tensors of one element count as what they hold. Raises TypeError by name for what is
+    no float, int, str, bool or None, and ValueError for a name that the table uses itself.
+
+    >>> record(fid=12.5, features="mnist")
+    recorded: fid = 12.5, features = mnist
+    """
+    reserved = sorted(set(numbers) & set(notebooks.COLUMNS))
+    if reserved:
+        raise ValueError(f"record: {', '.join(reserved)}: the table of a sweep has such a column already")
+    plain = {name: _recordable(name, value) for name, value in numbers.items()}
+    where = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
+    published = notebooks.publish(plain, runtime.provenance(where))
+    ipython = sys.modules.get("IPython")
+    if ipython is None or ipython.get_ipython() is None:
+        print(published["text/plain"])
+    else:
+        ipython.display.display(published, raw=True)
+
+
 def peak_memory() -> dict[str, int | None]:
     """The most bytes this process has held so far: `host` (None where the system does not say) and `cuda`."""
     cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
@@ -154,6 +178,14 @@ def peak_memory() -> dict[str, int | None]:
         return {"host": None, "cuda": cuda}
     unit = 1 if sys.platform == "darwin" else 1024
     return {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "cuda": cuda}
+
+
+def _recordable(name: str, value: object) -> float | int | str | bool | None:
+    if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.numel() == 1):
+        value = value.item()
+    if value is not None and not isinstance(value, float | int | str | bool):
+        raise TypeError(f"{name}: expected a number, a text, true or false, or None, got {type(value).__name__}")
+    return value
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The notebooks: their grammar, their round trip through .ipynb, and a run of each by nbmake."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -11,8 +12,7 @@ import jupytext
 import nbformat
 import pytest
 
-from tools import project, run_notebooks
-from tools.parameters import declared
+from grae_helpers import notebooks
 from tools.project import ROOT, Project
 
 SOURCES = Project().sources
@@ -25,7 +25,7 @@ each = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem
 
 
 def cells(source, kind):
-    return [cell for cell in project.read_notebook(source).cells if cell.cell_type == kind]
+    return [cell for cell in notebooks.read(source).cells if cell.cell_type == kind]
 
 
 def test_the_table_of_contents_names_every_notebook():
@@ -59,7 +59,7 @@ def body(text):
 
 @each
 def test_title_then_parameters(source):
-    notebook = project.read_notebook(source)
+    notebook = notebooks.read(source)
     assert re.match(r"# \S", notebook.cells[0].source), "the first cell is the title"
     tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1 and tagged[0] is cells_of(notebook)[0], "the first code cell holds the parameters"
@@ -70,9 +70,9 @@ def cells_of(notebook):
 
 
 @each
-def test_parameters_have_types_and_help(source, tmp_path):
-    notebook = project.read_notebook(source)
-    known = declared(project.write_notebook(notebook, tmp_path / f"{source.stem}.ipynb"))
+def test_parameters_have_types_and_help(source):
+    notebook = notebooks.read(source)
+    known = notebooks.declared(notebook)
     statements = ast.parse(cells_of(notebook)[0].source).body
     assert all(isinstance(statement, ast.AnnAssign) for statement in statements)
     assert [statement.target.id for statement in statements] == list(known)
@@ -97,21 +97,30 @@ def nbmake(book):
     """One run of nbmake over every notebook on the test budget: a mapping from stem to what went wrong."""
     folder = book.build / "nbmake"
     for source in SOURCES:
-        project.write_notebook(on_test_budget(source), folder / f"{source.stem}.ipynb")
+        notebooks.write(on_test_budget(source), folder / f"{source.stem}.ipynb")
     (folder / "pytest.ini").write_text("[pytest]\n", "utf8")
     report = folder / "report.xml"
     options = ["--nbmake", "--nbmake-timeout=300", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    environment["JUPYTER_PATH"] = str(run_notebooks.kernel(book))
+    environment["JUPYTER_PATH"] = str(kernel(book.build / "jupyter"))
     command = [sys.executable, "-m", "pytest", *options, str(folder)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert report.is_file(), done.stdout + done.stderr
     return outcomes(report)
 
 
+def kernel(folder):
+    """A Jupyter path whose kernel `python3` is this interpreter, whatever kernels the user has."""
+    path = folder / "kernels" / "python3" / "kernel.json"
+    path.parent.mkdir(parents=True)
+    spec = {"argv": notebooks.kernel_command(), "display_name": "Python 3", "language": "python"}
+    path.write_text(json.dumps(spec), "utf8")
+    return folder
+
+
 def on_test_budget(source):
     """nbmake injects no parameters, so a cell after the declared ones does."""
-    notebook = project.read_notebook(source)
+    notebook = notebooks.read(source)
     place = notebook.cells.index(cells_of(notebook)[0]) + 1
     notebook.cells.insert(place, nbformat.v4.new_code_cell('budget = "test"', id="test-budget"))
     return notebook

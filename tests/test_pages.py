@@ -22,6 +22,7 @@ from grae_helpers import (
     losses,
     posteriors,
     smoothness,
+    sweep,
 )
 from tools import run_notebooks
 from tools.project import ROOT, Project, ToolError
@@ -78,14 +79,26 @@ def test_the_commands_of_a_page_can_be_given(path, tmp_path):
     book = Project(ROOT, tmp_path / "build", tmp_path / "html")
     for line in commands(path):
         words = shlex.split(line)
-        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
             words.pop(0)
+        if not words:
+            continue
         if RUNNER in line:
             options = run_notebooks._options(words[words.index("tools.run_notebooks") + 1 :])
             given = run_notebooks._collect(options.parameter, options.budget)
             assert run_notebooks.plan(book, options.only, given, book.build / "run"), line
+        elif "grae_helpers.sweep" in words:
+            words = words[words.index("grae_helpers.sweep") + 1 :]
+            if words[0] != "collect":
+                assert sweep_plan(words, tmp_path / "sweep"), line
         elif words[0] == "make":
             assert make_plan(book, words[1:]), line
+
+
+def sweep_plan(words, out):
+    options = sweep._options(words)
+    fixed = sweep._fixed(options.parameter)
+    return sweep.plan(ROOT / options.notebook, sweep._grid(options.grid), out, fixed=fixed).jobs
 
 
 def make_plan(book, words):

@@ -3,14 +3,17 @@
 import csv
 import hashlib
 import json
+import math
 import os
 import shutil
+from types import SimpleNamespace
 
+import IPython.display
 import numpy as np
 import pytest
 import torch
 
-from grae_helpers import results, storage
+from grae_helpers import notebooks, results, storage
 
 PROVENANCE = {
     "commit": "abc1234def5678",
@@ -337,3 +340,38 @@ def test_a_damaged_manifest_is_refused_by_name(folder, content):
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"manifest\.json: expected"):
         results.load(folder)
+
+
+def test_a_record_says_what_and_where(monkeypatch):
+    """Inside IPython it is an output of its own type, from which a sweep reads the same values and types."""
+    shown = []
+    monkeypatch.setattr(IPython, "get_ipython", lambda: object())
+    monkeypatch.setattr(IPython.display, "display", lambda data, raw: shown.append(data if raw else None))
+    numbers = {"fid": np.float32(2.5), "kid": torch.tensor([[0.5]], dtype=torch.float64), "nan": math.nan}
+    results.record(**numbers, n=np.int64(3), inception=np.True_, features="mnist", floor=None)
+    results.record(infinite=-math.inf)
+    cells = [SimpleNamespace(get=lambda name, default, data=data: [{"data": data}]) for data in shown]
+    found, provenance = notebooks.recorded(SimpleNamespace(cells=cells))
+    assert math.isnan(found.pop("nan"))
+    expected = {"fid": 2.5, "kid": 0.5, "n": 3, "inception": True, "features": "mnist", "floor": None}
+    assert found == expected | {"infinite": -math.inf} and list(found) == [*expected, "infinite"]
+    assert [type(value) for value in found.values()][:5] == [float, float, int, bool, str]
+    assert provenance["device"].startswith("CPU") and {"commit", "versions", "time"} <= provenance.keys()
+    assert "fid = 2.5" in shown[0]["text/plain"] and json.dumps(shown, allow_nan=False)
+
+
+def test_outside_a_notebook_a_record_is_printed(capsys):
+    results.record(fid=1.5, kid=float("nan"))
+    assert capsys.readouterr().out == "recorded: fid = 1.5, kid = nan\n"
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), torch.zeros(2), [1], {"a": 1}, 1j, object()])
+def test_only_single_values_are_recorded(value):
+    with pytest.raises(TypeError, match="fid: expected a number"):
+        results.record(fid=value)
+
+
+@pytest.mark.parametrize("name", ["job", "seconds", "commit"])
+def test_a_record_leaves_the_names_of_the_table_alone(name):
+    with pytest.raises(ValueError, match=f"record: {name}: the table of a sweep has such a column"):
+        results.record(**{name: 1})

@@ -13,8 +13,9 @@ from conftest import tool
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tools import build_book, export_colab, parameters, project, run_notebooks, stage_book
-from tools.parameters import Parameter
+from grae_helpers import notebooks
+from grae_helpers.notebooks import Parameter
+from tools import build_book, export_colab, project, run_notebooks, stage_book
 from tools.project import ROOT, Project, ToolError
 
 PARAMETERS = """\
@@ -101,7 +102,7 @@ def pair(tmp_path):
     ],
 )
 def test_text_becomes_a_value_of_the_declared_type(kind, text, value):
-    converted = parameters.convert(Parameter("name", kind, None, ""), text)
+    converted = notebooks.convert(Parameter("name", kind, None, ""), text)
     assert converted == value and type(converted) is type(value)
 
 
@@ -306,6 +307,19 @@ def test_the_staged_configuration_takes_the_repository_from_one_place(tmp_path):
     assert settings["repository"]["url"] == "https://github.com/someone/fork"
     assert settings["html"]["baseurl"] == "https://someone.github.io/fork/"
     assert "github.com" not in (ROOT / "_config.yml").read_text("utf8")
+
+
+def test_a_record_for_a_sweep_is_no_business_of_the_page(mixed, tmp_path):
+    """The output goes, and what the cell shows beside it stays; the notebook that ran keeps both."""
+    path = mixed[0].build / "run" / "10_good.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    record = nbformat.v4.new_output("display_data", data=notebooks.publish({"fid": 2.0}, {}))
+    notebook.cells[3].outputs.append(record)
+    nbformat.write(notebook, tmp_path / "ran.ipynb")
+    stage_book._copy_notebook(tmp_path / "ran.ipynb", tmp_path / "page.ipynb")
+    found = nbformat.read(tmp_path / "page.ipynb", as_version=4).cells[3].outputs
+    assert [output.output_type for output in found] == ["stream"] and "beta 0.5" in found[0].text
+    assert "fid" in (tmp_path / "ran.ipynb").read_text("utf8")
 
 
 # Building

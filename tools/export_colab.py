@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 
+from grae_helpers import notebooks
 from tools import project
 from tools.project import Project, ToolError
 
@@ -43,7 +44,7 @@ def commit(book: Project) -> str:
 
 
 def _export(book: Project, source: Path, setup: str, folder: Path) -> Path:
-    notebook = project.read_notebook(source)
+    notebook = notebooks.read(source)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = absolute_links(cell.source, book.site)
@@ -52,7 +53,7 @@ def _export(book: Project, source: Path, setup: str, folder: Path) -> Path:
     notebook.metadata.pop("jupytext", None)
     notebook.metadata["accelerator"] = "GPU"
     notebook.metadata["colab"] = {"name": f"{source.stem}.ipynb", "provenance": []}
-    return project.write_notebook(notebook, folder / f"{source.stem}.ipynb")
+    return notebooks.write(notebook, folder / f"{source.stem}.ipynb")
 
 
 def _after_title(notebook: nbformat.NotebookNode) -> int:

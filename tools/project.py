@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -11,15 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import jupytext
-import nbformat
 import yaml
 
+from grae_helpers.executors import cores  # noqa: F401 - the tools share the machine as sweeps do
+from grae_helpers.notebooks import BadInput as ToolError
+
 ROOT = Path(__file__).resolve().parents[1]
-
-
-class ToolError(Exception):
-    """Something the caller can put right: printed as a message, exit status 2."""
 
 
 @dataclass(frozen=True)
@@ -91,35 +87,8 @@ def _files(node: object) -> list[str]:
     return ([node["file"]] if "file" in node else []) + below
 
 
-def cores() -> int:
-    """How many cores this process may use: a container's, not its host's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def read_notebook(source: Path) -> nbformat.NotebookNode:
-    """A py:percent script as a notebook; its cells are numbered, so that equal sources give equal files."""
-    try:
-        notebook = jupytext.read(source, fmt="py:percent")
-    except Exception as error:
-        raise ToolError(f"{source.name}: not a py:percent notebook ({error})") from error
-    for number, cell in enumerate(notebook.cells, start=1):
-        cell["id"] = f"cell-{number:03d}"
-    notebook.metadata.setdefault(
-        "kernelspec", {"name": "python3", "display_name": "Python 3", "language": "python"}
-    )
-    notebook.metadata["language_info"] = {"name": "python"}
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
-    return notebook
-
-
-def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, path)
-    return path
 
 
 def parser(description: str) -> argparse.ArgumentParser:

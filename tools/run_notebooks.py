@@ -4,27 +4,24 @@ A notebook that fails is left in build/failed for inspection, never in build/run
 """
 
 import argparse
-import contextlib
-import json
 import multiprocessing
 import os
-import re
+import shutil
 import textwrap
 import time
-from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import papermill
-from ipykernel.kernelspec import get_kernel_dict
-
-from tools import parameters, project
+from grae_helpers import notebooks
+from grae_helpers.notebooks import Parameter
+from tools import project
 from tools.project import Project, ToolError
 
+COMMON = ("budget", "dataset", "seed", "device")
+"""Given to every chosen notebook that knows them; any other parameter must be known to all of them."""
 CELL_SECONDS = {"test": 300, "book": 1200, "full": None}
 """How long one cell may run at each budget: a stop for what hangs, not a bound to aim at."""
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,7 @@ class Job:
     failed: Path
     values: dict
     merged: dict
+    variables: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,55 +54,77 @@ def choose(book: Project, only: list[str]) -> list[Path]:
     return [source for source in book.sources if not only or source.stem.startswith(tuple(only))]
 
 
-def plan(book: Project, only: list[str], given: dict[str, str], out: Path) -> list[Job]:
+def plan(book: Project, only: list[str], given: dict[str, str], out: Path, jobs: int = 1) -> list[Job]:
     """Convert and validate the chosen notebooks. Nothing runs here, and nothing is left half done."""
     sources = choose(book, only)
-    clean = {source.stem: _convert(book, source) for source in sources}
-    known = {stem: parameters.declared(path) for stem, path in clean.items()}
-    values = parameters.assign(known, given)
+    read = {source.stem: notebooks.read(source) for source in sources}
+    known = {stem: notebooks.declared(notebook, stem) for stem, notebook in read.items()}
+    values = assign(known, given)
+    variables = environment(book, jobs)
     return [
-        _job(book, source, clean[source.stem], out, known[source.stem], values[source.stem])
-        for source in sources
+        _job(book, source, out, known[source.stem], values[source.stem], variables, _convert(book, source, notebook))
+        for source, notebook in zip(sources, read.values(), strict=True)
     ]
 
 
-def _convert(book: Project, source: Path) -> Path:
-    notebook = project.read_notebook(source)
+def _convert(book: Project, source: Path, notebook) -> Path:
     notebook.metadata["grae"] = {
         "source": f"notebooks/{source.name}",
         "source_sha256": project.sha256(source),
     }
-    return project.write_notebook(notebook, book.build / "nb" / f"{source.stem}.ipynb")
+    return notebooks.write(notebook, book.build / "nb" / f"{source.stem}.ipynb")
 
 
-def _job(book: Project, source: Path, clean: Path, out: Path, known: dict, values: dict) -> Job:
+def _job(
+    book: Project, source: Path, out: Path, known: dict, values: dict, variables: dict, clean: Path
+) -> Job:
     merged = {name: parameter.default for name, parameter in known.items()} | values
     name = f"{source.stem}.ipynb"
-    return Job(source.stem, source, clean, out / name, book.build / "failed" / name, values, merged)
+    return Job(source.stem, source, clean, out / name, book.build / "failed" / name, values, merged, variables)
 
 
-def kernel(book: Project) -> Path:
-    """A Jupyter path whose kernel `python3` is this interpreter, silent about its local sockets."""
-    path = book.build / "jupyter" / "kernels" / "python3" / "kernel.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(get_kernel_dict(extra_arguments=["--log-level=ERROR"])), "utf8")
-    return book.build / "jupyter"
+def assign(known: dict[str, dict[str, Parameter]], given: dict[str, str]) -> dict[str, dict[str, object]]:
+    """For each notebook the values that differ from its defaults.
+
+    `known` maps a notebook to its parameters, `given` a name to its text. Raises ToolError for a name that no
+    notebook knows, for one that only some of them know (unless it is in COMMON), for a wrong type, and for a
+    value that cannot be right.
+    """
+    for name in given:
+        _known_to_all(known, name)
+    return {notebook: _values(notebook, parameters, given) for notebook, parameters in known.items()}
 
 
-@contextlib.contextmanager
-def environment(book: Project, jobs: int) -> Iterator[None]:
-    """A kernel that is this interpreter, whatever the user has installed; cores shared among the jobs."""
-    wanted = {"JUPYTER_PATH": str(kernel(book)), "IPYTHONDIR": str(book.build / "ipython")}
-    wanted["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+def _known_to_all(known: dict[str, dict[str, Parameter]], name: str) -> None:
+    missing = [notebook for notebook, parameters in known.items() if name not in parameters]
+    if missing and (name not in COMMON or len(missing) == len(known)):
+        listing = "\n".join(f"  {notebook}\n" + _listing(known[notebook]) for notebook in missing)
+        raise ToolError(f"no parameter {name!r} in {', '.join(missing)}. Known parameters:\n{listing}")
+
+
+def _listing(parameters: dict[str, Parameter]) -> str:
+    return "\n".join(f"    {parameter}" for parameter in parameters.values()) or "    (none)"
+
+
+def _values(notebook: str, parameters: dict[str, Parameter], given: dict[str, str]) -> dict[str, object]:
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    values = {
+        name: notebooks.convert(parameters[name], text) for name, text in given.items() if name in parameters
+    }
+    notebooks.check(notebook, defaults | values)
+    return {name: value for name, value in values.items() if not _same(value, defaults[name])}
+
+
+def _same(value: object, default: object) -> bool:
+    return type(value) is type(default) and value == default
+
+
+def environment(book: Project, jobs: int) -> dict[str, str]:
+    """What is said to every kernel: settings of IPython that are nobody's; cores shared among the jobs."""
+    variables = {"IPYTHONDIR": str(book.build / "ipython")}
     if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-        wanted["OMP_NUM_THREADS"] = str(max(1, project.cores() // jobs))
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        variables["OMP_NUM_THREADS"] = str(max(1, project.cores() // jobs))
+    return variables
 
 
 def execute(job: Job, root: Path) -> Outcome:
@@ -118,37 +138,29 @@ def execute(job: Job, root: Path) -> Outcome:
         _record(job)
         job.failed.replace(job.output)
     except Exception as error:
-        problem = describe(error)
+        problem = notebooks.describe(error)
     return Outcome(job.stem, time.perf_counter() - started, problem)
 
 
 def _papermill(job: Job, root: Path) -> None:
     seconds = CELL_SECONDS.get(job.merged.get("budget", "book"))
-    options = {"kernel_name": "python3", "progress_bar": False, "cwd": root, "execution_timeout": seconds}
-    papermill.execute_notebook(job.clean, job.failed, parameters=job.values, **options)
+    shutil.copy(job.clean, job.failed)
+    variables = notebooks.environment(**job.variables)
+    notebooks.run(job.failed, job.values, cwd=root, env=variables, cell_seconds=seconds)
 
 
 def _record(job: Job) -> None:
-    notebook = papermill.iorw.load_notebook_node(str(job.failed))
+    notebook = notebooks.load(job.failed)
     notebook.metadata["grae"]["parameters"] = job.merged
     notebook.metadata["papermill"].update(input_path=f"{job.stem}.ipynb", output_path=f"{job.stem}.ipynb")
-    project.write_notebook(notebook, job.failed)
-
-
-def describe(error: Exception, lines: int = 25) -> str:
-    """The failing cell and the end of its traceback, short enough to read in a log."""
-    if not isinstance(error, papermill.PapermillExecutionError):
-        return f"{type(error).__name__}: {ANSI.sub('', str(error)).strip()}"
-    trace = ANSI.sub("", "\n".join(error.traceback)).splitlines()
-    shown = trace if len(trace) <= lines else ["...", *trace[-lines:]]
-    return "\n".join([f"cell [{error.exec_count}] raised {error.ename}: {error.evalue}", *shown])
+    notebooks.write(notebook, job.failed)
 
 
 def run_all(jobs: list[Job], root: Path, workers: int = 1) -> list[Outcome]:
     """Run every job, the next one also where one failed, and print a line for each as it ends."""
     if workers == 1:
         return [_report(execute(job, root), job) for job in jobs]
-    # Processes, not threads: papermill changes the working folder of its whole process.
+    # Processes, not threads: Ctrl-C reaches each of them, and ends its notebook.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         running = _submit(pool, jobs, root)
@@ -203,10 +215,9 @@ def main(arguments: list[str]) -> int:
     given = _collect(options.parameter, options.budget)
     out = (options.out or book.build / "run").resolve()
     _make(book.build)
-    jobs = plan(book, options.only, given, out)
+    jobs = plan(book, options.only, given, out, options.jobs)
     _make(out)
-    with environment(book, options.jobs):
-        outcomes = run_all(jobs, book.root, options.jobs)
+    outcomes = run_all(jobs, book.root, options.jobs)
     failed = [outcome.stem for outcome in outcomes if outcome.problem]
     if failed:
         print(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(sorted(failed))}")

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from grae_helpers.notebooks import RECORD
 from tools import project
 from tools.project import Project, ToolError
 
@@ -123,6 +124,9 @@ def stage(book: Project, ran: Path | None = None) -> Path:
 def _copy_notebook(path: Path, target: Path) -> None:
     notebook = json.loads(path.read_text("utf8"))
     notebook["metadata"].pop("papermill", None)  # times and paths of the run are no business of the page
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":  # numbers for the table of a sweep are shown by the cells beside them
+            cell["outputs"] = [output for output in cell["outputs"] if RECORD not in output.get("data", {})]
     target.write_text(json.dumps(notebook, ensure_ascii=False, indent=1), "utf8")
 
 
