@@ -13,6 +13,7 @@ PYTHON ?= python3
 BUDGET ?= book
 JOBS ?= 1
 PORT ?= 8000
+FID := -p budget full -p latent_dim 128 -p features inception -p precision bfloat16 -p step graph
 ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -42,6 +43,11 @@ serve: $(READY)
 full: $(READY)
 	@$(PY) -m tools.run_notebooks --only 30 31 --budget full --out build/full \
 	  -p latent_dim 128 -p precision bfloat16 -p step graph -p checkpoints build/full/checkpoints $(ARGS)
+	@$(PY) -m grae_helpers.sweep notebooks/32_fid_of_one_model.py --out build/full/fid $(FID) \
+	  --grid objective=beta_vae,grae_approx --grid beta=0.001,0.005,0.01,0.02,0.05,0.1,0.2,0.4,1 --grid seed=0,1,2,3,4
+	@$(PY) -m grae_helpers.sweep notebooks/32_fid_of_one_model.py --out build/full/fid $(FID) -p beta 0.1 \
+	  --grid objective=rae_gradient,rae_l2,rae_spectral,autoencoder --grid seed=0,1,2,3,4
+	@$(PY) -m tools.run_notebooks --only 33 --budget full --out build/full -p sweep build/full/fid
 	@$(PY) -m tools.run_notebooks --only 22 23 --budget full --out build/full
 	@$(PY) -m tools.run_notebooks --only 12 --budget full --out build/full -p compiled true -p folder build/full/study
 

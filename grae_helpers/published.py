@@ -20,6 +20,10 @@ CELEBA = {"steps": 50_000, "width": 1.0, "latent_dim": 128}
 SAMPLE_BETAS = [0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0]
 """App. G: the values of β of the sampled faces; Table 1 shows 0.02, 0.06, 0.1, 0.4 and 0.8."""
 
+FID = {"repeats": 5, "deviation": 1.0, "beta": 0.01}
+FID_MODELS = {"beta_vae": "β-VAE", "grae_approx": "GRAE≈"}
+"""Fig. 4, §7: runs per β, the bound on their standard deviations, the β from which samples are better; the models."""
+
 TEST_IMAGES = 5_000
 """§7: the held-out images of Fig. 3."""
 
@@ -27,7 +31,6 @@ CONFIGURATIONS = (
     (0.4, 8, 2), (0.6, 8, 3), (0.2, 8, 2), (0.8, 20, 3), (1.0, 8, 2), (0.6, 12, 2), (0.4, 12, 3), (0.8, 16, 2),
 )  # fmt: skip
 """(β, d, b) of Fig. 2 and 7; the last is ours, for d = 16, which App. D lists and no figure shows."""
-
 
 UNIQUENESS = {
     "activations": ["identity", "tanh", "sigmoid", "elu"],
@@ -206,3 +209,92 @@ def _rank_correlation(beta: np.ndarray, values: np.ndarray) -> tuple[float, floa
     rho, others = float(stats.pearsonr(ranks, own)[0]), np.array(orders) @ ranks
     as_far = int((np.sign(rho) * others >= abs(own @ ranks) - 1e-9).sum())
     return rho, as_far / len(orders) if every else (as_far + 1) / (len(orders) + 1)
+
+
+def fid_verdicts(rows: Sequence[Mapping], measure: str = "fid") -> list[dict]:
+    """Fig. 4, for each β: do the two models "stay close in terms of FID scores"? By a test, not a look.
+
+    `rows` are runs with "objective", "beta", "seed" and `measure`; other objectives, and values that are not finite,
+    are left out. A line has "β", "runs" (the smaller number of the two), "means" and "deviations" (n − 1) of β-VAE
+    and GRAE≈, their "difference", "within" (at most the smaller deviation: within each other's error bars), "p" of
+    Welch's t-test with Holm's correction over the β, "distinguishable" (p < 0.05), and "share", the larger deviation
+    over the range of all means. What the runs cannot decide is None: one run has no deviation, one β no range.
+
+    Raises ValueError for no run, or one that is there twice.
+    """
+    rows = [row for row in rows if row["objective"] in FID_MODELS and np.isfinite(row[measure])]
+    keys = [(row["objective"], row["beta"], row["seed"]) for row in rows]
+    if not rows or len(set(keys)) < len(keys):
+        raise ValueError(f"rows: expected each run of {' and '.join(FID_MODELS)} once, with {measure}, got {keys}")
+    table = []
+    for beta in sorted({beta for _, beta, _ in keys}):
+        runs = [[row[measure] for row in rows if (row["objective"], row["beta"]) == (o, beta)] for o in FID_MODELS]
+        table.append(_fid_line(beta, *runs))
+    extent = np.ptp([mean for line in table for mean in line["means"] if mean is not None])
+    for line, p in zip(table, _holm([line["p"] for line in table]), strict=True):
+        share = max(line["deviations"]) / extent if line["runs"] > 1 and len(table) > 1 and extent > 0 else None
+        line |= {"p": p, "distinguishable": None if p is None else p < 0.05, "share": share}
+    return table
+
+
+def _fid_line(beta: float, one: list[float], other: list[float]) -> dict:
+    """A β's line but for what depends on the other β; "p" is not corrected yet."""
+    means = [float(np.mean(values)) if values else None for values in (one, other)]
+    deviations = [float(np.std(values, ddof=1)) if len(values) > 1 else None for values in (one, other)]
+    runs, difference = min(len(one), len(other)), means[1] - means[0] if one and other else None
+    line = {"β": beta, "runs": runs, "means": means, "deviations": deviations, "difference": difference}
+    if runs < 2:
+        return line | {"within": None, "p": None}
+    p = stats.ttest_ind(one, other, equal_var=False).pvalue if max(deviations) > 0 else difference == 0
+    return line | {"within": abs(difference) <= min(deviations), "p": float(p)}
+
+
+def _holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction: the k-th least of m is multiplied by m − k + 1, and none falls below a lesser one.
+
+    >>> _holm([0.04, None, 0.01, 0.03])
+    [0.06, None, 0.03, 0.06]
+    """
+    order = sorted((i for i, p in enumerate(values) if p is not None), key=lambda i: values[i])
+    corrected, highest = list(values), 0.0
+    for rank, i in enumerate(order):
+        highest = corrected[i] = max(highest, min(1.0, values[i] * (len(order) - rank)))
+    return corrected
+
+
+def fid_statements(table: Sequence[Mapping]) -> list[dict]:
+    """§7 and Fig. 4, statement by statement, from `fid_verdicts`'s table.
+
+    "Stay close" holds where the models are within each other's error bars at every β, and is not seen where they are
+    distinguishable at every one. How large a deviation is depends on the features: its share of the range over β
+    stands beside it. "Better for β ≥ 0.01" compares each model's means on both sides.
+    """
+    tested = [line for line in table if line["within"] is not None]
+    within, apart = ([f"{line['β']:g}" for line in tested if line[key]] for key in ("within", "distinguishable"))
+    largest = max((max(line["deviations"]) for line in tested), default=np.inf)
+    shares = [line["share"] for line in tested if line["share"] is not None]
+    listed = ", ".join(within) or "none", ", ".join(apart) or "none"
+    ours = [f"within each other's error bars at β = {listed[0]}; distinguishable at {listed[1]}"]
+    ours += [f"the largest is {largest:.3g}" + (f", {max(shares):.0%} of the range over β" if shares else "")]
+    close = "holds" if len(within) == len(tested) else "not seen" if len(apart) == len(tested) else "in part"
+    verdicts = [close, "holds" if largest < FID["deviation"] else "not seen"]
+    if not tested:
+        ours, verdicts = ["one run each has no error bars"] * 2, ["not decidable"] * 2
+    said = "samples from the two models stay close", f"all standard deviations are less than {FID['deviation']:g}"
+    rows = [{"statement": said[i], "ours": ours[i], "verdict": verdicts[i]} for i in range(2)]
+    return rows + [row for i, name in enumerate(FID_MODELS.values()) for row in _better(name, table, i)]
+
+
+def _better(name: str, table: Sequence[Mapping], model: int) -> list[dict]:
+    """Is a model's FID lower from β = 0.01 on, and where is it least?"""
+    known = np.array([(line["β"], line["means"][model]) for line in table if line["means"][model] is not None])
+    if not len(known):
+        return []
+    beta, means = known.T
+    above, below = means[beta >= FID["beta"]], means[beta < FID["beta"]]
+    ours = f"least at β = {beta[means.argmin()]:g} ({means.min():.3g} of up to {means.max():.3g})"
+    verdict = "not decidable"
+    if len(above) and len(below):
+        ours += f"; mean {above.mean():.3g} for these, {below.mean():.3g} below"
+        verdict = "holds" if above.mean() < below.mean() else "not seen"
+    return [{"statement": f"{name}: better (lower FID) for β ≥ {FID['beta']:g}", "ours": ours, "verdict": verdict}]

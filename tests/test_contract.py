@@ -16,7 +16,8 @@ LEVELS = [
     ["runtime"],
     [
         "data", "models", "posteriors", "likelihoods", "decoding", "downloads", "folders", "storage", "archives",
-        "procedural", "portraits", "drawing",
+        "procedural", "portraits", "drawing", "classifiers",
+        "notebooks", "frechet",
     ],
     ["tangents"],
     ["jacobians"],
@@ -28,12 +29,15 @@ LEVELS = [
     ["autoencoders"],
     [
         "priors", "identifiability", "angles", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness",
-        "geometry", "smoothness", "fid",
+        "geometry", "smoothness", "features", "fid",
     ],
     [
         "results", "published", "plotting", "plotting_theory", "plotting_latents", "plotting_dependence",
-        "plotting_uniqueness", "plotting_training", "plotting_samples", "sliders",
+        "plotting_uniqueness", "plotting_training", "plotting_samples", "plotting_fid", "sliders",
     ],
+    ["jobs"],
+    ["executors"],
+    ["grids"],
     ["sweep"],
 ]
 ORDER = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -45,6 +49,7 @@ SIDEWAYS = {
     ("procedural", "drawing"), ("procedural", "portraits"), ("portraits", "drawing"),
     ("plotting_theory", "plotting"), ("plotting_latents", "plotting"), ("plotting_dependence", "plotting"),
     ("plotting_uniqueness", "plotting"), ("plotting_training", "plotting"), ("plotting_samples", "plotting"),
+    ("plotting_fid", "plotting"),
     ("uniqueness", "identifiability"), ("uniqueness", "linear_vae"),
     ("uniqueness", "toy_vae"), ("uniqueness", "quadrature"), ("toy_vae", "quadrature"),
     ("identifiability", "priors"),
@@ -52,7 +57,8 @@ SIDEWAYS = {
 CORE = [
     "checks", "runtime", "models", "posteriors", "likelihoods", "decoding", "tangents", "jacobians", "regularizers",
     "losses", "checkpoints", "stepping", "training", "autoencoders", "smoothness", "procedural",
-    "priors", "identifiability", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness",
+    "priors", "identifiability", "linear_vae", "dependence", "quadrature", "toy_vae", "uniqueness", "classifiers",
+    "features", "fid",
 ]  # fmt: skip
 
 CONTRACT = {
@@ -73,6 +79,7 @@ CONTRACT = {
     "jacobians.optimal_covariance": "(hessian, beta, block_size=None)",
     "identifiability.mixing_transform": "(z, rotation, marginals)",
     "identifiability.rotation_angle": "(latents, inferred)",
+    "fid.frechet_distance": "(mean_a, cov_a, mean_b, cov_b)",
     "losses.beta_vae": "(x, posterior, decoder, likelihood, beta, *, n_samples=1)",
     "losses.taylor": "(x, posterior, decoder, likelihood, beta, *, hessian='gauss_newton')",
     "losses.grae": "(x, code, decoder, likelihood, beta, *, block_size=None, hessian='gauss_newton', "
@@ -172,7 +179,7 @@ def test_everything_public_has_a_docstring(name):
 @pytest.mark.parametrize("name", CORE)
 def test_every_public_function_has_an_example(name):
     # What needs the machine's state has no stable output to show.
-    exempt = {"torchvision"}
+    exempt = {"torchvision", "find_inception"}
     parser = doctest.DocTestParser()
     functions = {k: v for k, v in public(name).items() if inspect.isfunction(v) and k not in exempt}
     assert not [k for k, v in functions.items() if not parser.get_examples(v.__doc__)]

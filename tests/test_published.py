@@ -161,3 +161,89 @@ def test_rank_correlation_against_scipys_permutations(n):
     )  # fmt: skip
     assert p == pytest.approx(expected.pvalue, abs=1e-9 if n <= 6 else 0.03)
     assert published._rank_correlation(beta, np.ones(n)) == (0.0, 1.0)
+
+
+def runs(betas: dict[float, tuple[float, float]], deviation: float = 0.5, n: int = 5) -> list[dict]:
+    """Runs of both models whose means are as given at each β, with exactly this deviation, and one of RAE."""
+    unit = np.arange(n) - (n - 1) / 2
+    scores = deviation * unit / unit.std(ddof=1) if n > 1 else np.zeros(1)
+    return [
+        {"objective": objective, "beta": beta, "seed": seed, "fid": mean + scores[seed]}
+        for beta, pair in betas.items()
+        for objective, mean in zip(("beta_vae", "grae_approx"), pair, strict=True)
+        for seed in range(n)
+    ] + [{"objective": "rae_gradient", "beta": 0.1, "seed": 0, "fid": 50.0}]
+
+
+def test_fid_within_and_outside_each_others_error_bars():
+    table = published.fid_verdicts(runs({0.1: (9.0, 9.0), 0.02: (10.0, 10.4), 1.0: (12.0, 15.0)}))
+    assert [line["β"] for line in table] == [0.02, 0.1, 1.0] and {line["runs"] for line in table} == {5}
+    assert [line["within"] for line in table] == [True, True, False]
+    assert [line["distinguishable"] for line in table] == [False, False, True]
+    assert [line["difference"] for line in table] == pytest.approx([0.4, 0.0, 3.0])
+    np.testing.assert_allclose([line["deviations"] for line in table], 0.5)
+    assert table[0]["share"] == pytest.approx(0.5 / 6)  # of the range from 9 to 15
+
+
+def test_fids_p_is_welchs_corrected_by_holm():
+    betas = {0.1: (10.0, 10.5), 0.2: (10.0, 10.9), 0.4: (10.0, 10.7)}
+    found = [line["p"] for line in published.fid_verdicts(runs(betas))]
+    bare = []
+    for one, other in betas.values():  # Welch's t with equal deviations and numbers: df = 2(n − 1)
+        t = (other - one) / np.sqrt(2 * 0.5**2 / 5)
+        bare.append(2 * stats.t.sf(t, 8))
+    assert found == pytest.approx([max(bare[0], 2 * bare[2]), 3 * bare[1], max(3 * bare[1], 2 * bare[2])])
+
+
+@pytest.mark.parametrize(
+    ("betas", "deviation", "verdicts"),
+    [
+        ({0.005: (20.0, 20.0), 0.1: (10.0, 10.1)}, 0.5, ["holds", "holds", "holds", "holds"]),
+        ({0.005: (10.0, 10.2), 0.1: (15.0, 25.0)}, 0.5, ["in part", "holds", "not seen", "not seen"]),
+        ({0.02: (10.0, 20.0), 0.1: (15.0, 25.0)}, 1.5, ["not seen", "not seen", *["not decidable"] * 2]),
+    ],
+)
+def test_fid_statements(betas, deviation, verdicts):
+    rows = published.fid_statements(published.fid_verdicts(runs(betas, deviation)))
+    assert [row["verdict"] for row in rows] == verdicts
+    assert all(set(row) == {"statement", "ours", "verdict"} for row in rows)
+
+
+def test_fid_statements_say_where_and_how_much():
+    close, deviations, one, _ = published.fid_statements(
+        published.fid_verdicts(runs({0.005: (20.0, 20.0), 0.02: (11.0, 14.0), 0.1: (10.0, 10.1)}))
+    )
+    assert close["ours"] == "within each other's error bars at β = 0.005, 0.1; distinguishable at 0.02"
+    assert deviations["ours"] == "the largest is 0.5, 5% of the range over β"
+    assert one["ours"] == "least at β = 0.1 (10 of up to 20); mean 10.5 for these, 20 below"
+
+
+def test_one_run_each_decides_nothing():
+    table = published.fid_verdicts(runs({0.02: (10.0, 11.0), 0.1: (12.0, 12.0)}, n=1))
+    for line in table:
+        assert [line[key] for key in ("within", "p", "distinguishable", "share")] == [None] * 4
+        assert line["deviations"] == [None, None] and line["difference"] is not None
+    verdicts = [row["verdict"] for row in published.fid_statements(table)]
+    assert verdicts == ["not decidable"] * 4
+
+
+def test_fid_of_one_beta_of_one_model_and_of_a_failed_run():
+    rows = [row for row in runs({0.1: (10.0, 11.0)}) if row["objective"] != "grae_approx"]
+    rows.append({"objective": "grae_approx", "beta": 0.1, "seed": 0, "fid": float("nan")})
+    (line,) = published.fid_verdicts(rows)
+    assert (line["means"][0], line["means"][1], line["runs"], line["share"]) == (pytest.approx(10.0), None, 0, None)
+    assert len(published.fid_statements([line])) == 3  # nothing to say about a model that did not run
+
+
+def test_equal_runs_are_equal_or_not():
+    same, other = (published.fid_verdicts(runs({0.1: pair}, deviation=0.0))[0] for pair in ((3.0, 3.0), (3.0, 4.0)))
+    assert (same["p"], same["within"], same["distinguishable"]) == (1.0, True, False)
+    assert (other["p"], other["within"], other["distinguishable"]) == (0.0, False, True)
+
+
+def test_fid_verdicts_refuse_what_cannot_be_counted():
+    once = runs({0.1: (10.0, 11.0)})
+    with pytest.raises(ValueError, match="each run of beta_vae and grae_approx once"):
+        published.fid_verdicts(once + once[:1])
+    with pytest.raises(ValueError, match="with fid, got"):
+        published.fid_verdicts(once[-1:])
