@@ -103,8 +103,8 @@ def check_parameters(**parameters) -> None:
     """Refuse a notebook's parameters that cannot be right, before any cell has run.
 
     `beta`, `betas` and `save_every` are positive and finite; `latent_dim`, `n_samples`, `n_columns`, `components`,
-    `workers` and each of `iterations` at least 1; `seed` at least 0; `block_size` from 0 (one block, the full matrix) to
-    `latent_dim`; other sizes, such as `steps` or `repeats`, with `learning_rate`, `width` and `noise`, 0 (the
+    `workers` and each of `iterations` at least 1; `seed` at least 0; `block_size` from 0 (one block, the full matrix)
+    to `latent_dim`; other sizes, such as `steps` or `repeats`, with `learning_rate`, `width` and `noise`, 0 (the
     budget's own) or more; `regularizer_fraction` more than 0 and at most 1; other weights 0 or more;
     `angle_degrees` any finite number; choices are one of the names known. Names without a rule pass. Raises
     TypeError or ValueError with the name, what was expected and what came.
@@ -191,8 +191,8 @@ def provenance(where: torch.device | None = None) -> dict:
     >>> sorted(provenance())
     ['commit', 'device', 'dirty', 'platform', 'python', 'threads', 'time', 'versions']
     """
-    packages = ("grae-helpers", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib")
-    known = {name: _version(name) for name in packages}
+    packages = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "torch-fidelity", "matplotlib")
+    known = {name: _version(name) for name in ("grae-helpers", *packages)}
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
