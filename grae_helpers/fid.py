@@ -7,7 +7,7 @@ only where the whole `protocol` is the same.
 import importlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from types import ModuleType
 from typing import NamedTuple
 
@@ -223,12 +223,22 @@ def _jackknife(*tables: Tensor) -> float:
     """The standard error of FID_N, by leaving out each of twenty disjoint blocks of both sets."""
     n = len(tables[0])
     edges = np.linspace(0, n, min(BLOCKS, n // 2) + 1).astype(int).tolist()
-    whole = [frechet.summed([table]) for table in tables]
-    left = []
-    for i, j in pairwise(edges):
-        rest = [total.without(frechet.summed([table[i:j]])) for total, table in zip(whole, tables, strict=True)]
-        left.append(frechet.distance_of_sums(*rest))
+    left = [
+        frechet.distance_of_sums(*pair)
+        for pair in zip(*(_all_but_one(table, edges) for table in tables), strict=True)
+    ]
     return float(np.sqrt((len(left) - 1) * np.var(left)))
+
+
+def _all_but_one(table: Tensor, edges: Sequence[int]) -> list[frechet.Sums]:
+    """The sums over the table without its i-th block, for each i: of all before it and all after it."""
+    blocks = [frechet.summed([table[i:j]]) for i, j in pairwise(edges)]
+    before, after = (  # sums up to each block, and from each block on
+        list(accumulate(blocks, frechet.Sums.plus)),
+        list(accumulate(blocks[::-1], frechet.Sums.plus))[::-1],
+    )
+    middle = [first.plus(last) for first, last in zip(before, after[2:], strict=False)]
+    return [after[1], *middle, before[-2]]
 
 
 def _fidelity(name: str) -> ModuleType:

@@ -72,12 +72,11 @@ class Sums(NamedTuple):
         """The mean and the covariance, over n − 1."""
         return self.mean, self.scatter / (self.n - 1)
 
-    def without(self, part: "Sums") -> "Sums":
-        """Those of the vectors that are not in a part."""
-        n = self.n - part.n
-        mean = (self.n * self.mean - part.n * part.mean) / n
-        step = part.mean - mean
-        return Sums(n, mean, self.scatter - part.scatter - np.outer(step, step) * (n * part.n / self.n))
+    def plus(self, other: "Sums") -> "Sums":
+        """Those of both sets of vectors together (Chan et al. 1983): nothing is subtracted that could cancel."""
+        n, step = self.n + other.n, other.mean - self.mean
+        scatter = self.scatter + other.scatter + np.outer(step, step) * (self.n * other.n / n)
+        return Sums(n, self.mean + step * (other.n / n), scatter)
 
 
 def summed(batches: Iterable[Tensor]) -> Sums:

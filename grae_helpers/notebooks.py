@@ -213,7 +213,7 @@ def publish(numbers: Mapping[str, object], provenance: Mapping[str, object]) -> 
 def kernel_command() -> list[str]:
     """How to start a kernel that is this interpreter, whatever kernels the user has, silent about its sockets."""
     make = importlib.import_module("ipykernel.kernelspec").make_ipkernel_cmd
-    return make(extra_arguments=["--log-level=ERROR"])
+    return make(extra_arguments=["--log-level=CRITICAL"])
 
 
 def environment(**changes: str) -> dict[str, str]:

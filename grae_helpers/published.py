@@ -273,13 +273,13 @@ def fid_statements(table: Sequence[Mapping]) -> list[dict]:
     within, apart = ([f"{line['β']:g}" for line in tested if line[key]] for key in ("within", "distinguishable"))
     largest = max((max(line["deviations"]) for line in tested), default=np.inf)
     shares = [line["share"] for line in tested if line["share"] is not None]
-    listed = ", ".join(within) or "none", ", ".join(apart) or "none"
-    ours = [f"within each other's error bars at β = {listed[0]}; distinguishable at {listed[1]}"]
+    listed = [f"β = {', '.join(betas)}" if betas else "no β" for betas in (within, apart)]
+    ours = [f"within each other's error bars at {listed[0]}; distinguishable at {listed[1]}"]
     ours += [f"the largest is {largest:.3g}" + (f", {max(shares):.0%} of the range over β" if shares else "")]
     close = "holds" if len(within) == len(tested) else "not seen" if len(apart) == len(tested) else "in part"
     verdicts = [close, "holds" if largest < FID["deviation"] else "not seen"]
     if not tested:
-        ours, verdicts = ["one run each has no error bars"] * 2, ["not decidable"] * 2
+        ours, verdicts = ["fewer than two runs of a model have no error bars"] * 2, ["not decidable"] * 2
     said = "samples from the two models stay close", f"all standard deviations are less than {FID['deviation']:g}"
     rows = [{"statement": said[i], "ours": ours[i], "verdict": verdicts[i]} for i in range(2)]
     return rows + [row for i, name in enumerate(FID_MODELS.values()) for row in _better(name, table, i)]

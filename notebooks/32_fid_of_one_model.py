@@ -229,7 +229,7 @@ mean_image = sum(part.float().sum(0) for part in images.split(1000)) / (255 * le
 trivial = squared_error(lambda i: mean_image)
 show(f"Squared error per held-out image: {error:.1f}; the mean image has {trivial:.1f}.")
 assert all(math.isfinite(value) for found in measures.values() for value in found.values())
-assert beta > 0.1 or error < trivial, "at a small β, the model did not learn"
+assert steps or beta > 0.1 or error < trivial, "at a small β, and with the budget's own steps, the model did not learn"
 
 # %%
 missing = dict.fromkeys(measures["prior"], math.nan)  # of what this objective cannot do

@@ -74,8 +74,8 @@ sizes = runtime.sizes(
     budget,
     test={"betas": [0.1], "repeats": 1, "others": [], "steps": 45, "n_images": 140, "n_real": 150},
     book={
-        "betas": [0.02, 0.1, 1.0], "repeats": 2, "others": ["rae_gradient", "autoencoder"], "steps": 120, "n_images": 250,
-        "n_real": 600,
+        "betas": [0.02, 0.1, 1.0], "repeats": 2, "others": ["rae_gradient", "autoencoder"], "steps": 60, "n_images": 150,
+        "n_real": 400,
     },
     full={
         "betas": published.SAMPLE_BETAS, "repeats": published.FID["repeats"], "others": list(NAMES)[2:],
@@ -228,11 +228,14 @@ lines = {"real images": fid.extrapolated(reference, real, seed=seed), "the same 
 table([
     {"set": what, "FID at N": line.values[-1], "FID at the least N": line.values[0], "FID∞": line.limit, "± s.e.": line.standard_error}
     for what, line in lines.items()
-], **dict.fromkeys(("FID at N", "FID at the least N", "FID∞", "± s.e."), ".3g"))  # fmt: skip
+], **dict.fromkeys(("FID at N", "FID at the least N", "FID∞"), ".3g"), **{"± s.e.": ".2g"})  # fmt: skip
 floor = lines["real images"]
 away = floor.limit / floor.standard_error
 verdict = "consistent with 0" if abs(away) < 3 else "not 0"
-show(f"Between N = {floor.sizes[0]:,} and {floor.sizes[-1]:,} the FID of real images falls from {floor.values[0]:.3g} to {floor.values[-1]:.3g}; FID∞ is {floor.limit:.2g} ± {floor.standard_error:.1g}: {verdict}.")
+show(
+    f"Between N = {floor.sizes[0]:,} and {floor.sizes[-1]:,} the FID of real images falls from {floor.values[0]:.3g} to {floor.values[-1]:.3g}; "
+    f"FID∞ is {floor.limit:.2g} ± {floor.standard_error:.2g}: {verdict}.".replace("-", "−")
+)
 assert floor.slope > 0 and floor.values[0] > floor.values[-1] > 0
 assert abs(away) < 3 or floor.sizes[0] <= extractor.dimension, "with more images than features, the bias is a line in 1/N"
 
@@ -299,7 +302,7 @@ if not rows:
     raise ValueError(f"sweep: {sweep} has no finished job")
 
 # %%
-DESIGN = ("dataset", "budget", "latent_dim", "steps", "width", "batch_size", "learning_rate", "n_images", "features", "components")
+DESIGN = ("dataset", "budget", "latent_dim", "steps", "width", "batch_size", "learning_rate", "n_images", "n_codes", "features", "components")
 
 
 def design(rows: list[dict]) -> dict:
@@ -313,13 +316,18 @@ def design(rows: list[dict]) -> dict:
 def described(rows: list[dict], label: str) -> None:
     """Say what was run, and from which code."""
     common, commits = design(rows), sorted({str(row["commit"]) for row in rows})
+    at = [f"commit {commit[:7]}" + " with uncommitted changes" * commit.endswith("-dirty") for commit in commits]
+    seconds = sum(row["train_seconds"] for row in rows)
     show(
         f"**{label}**: {len(rows)} models on {common['dataset']}, {common['steps']:,} steps, d = {common['latent_dim']}, width {common['width']:.3g}; "
-        f"features of the **{extractors.TITLES[common['features']]}**, N = {common['n_images']:,}; trained in {sum(row['train_seconds'] for row in rows) / 3600:.2f} hours in all, on {', '.join(sorted({row['device'] for row in rows}))}. "
-        + (f"All jobs ran at commit {commits[0][:7]}." if len(commits) == 1 else f"**The jobs ran at {len(commits)} commits**: {', '.join(c[:7] for c in commits)}.")
+        f"features of the **{extractors.TITLES[common['features']]}**, N = {common['n_images']:,}; trained in {seconds / 60:,.1f} minutes in all, on {', '.join(sorted({row['device'] for row in rows}))}. "
+        + (f"All jobs ran at {at[0]}." if len(at) == 1 else f"**The jobs ran at different states of the code**: {'; '.join(at)}.")
     )
 
 
+learnt = [row["error"] < row["trivial_error"] for row in rows if row["objective"] in PAIR and row["beta"] <= 0.1]
+show(f"{sum(learnt)} of the {len(learnt)} β-VAEs and GRAE≈s at β ≤ 0.1 reconstruct held-out images better than the mean image does.")
+assert steps or sweep or all(learnt), "at a small β, a model did not learn"
 described(rows, f"Sweep {Path(sweep).name}" if sweep else f"Live sweep, `{budget}` budget")
 
 # %%
@@ -405,9 +413,9 @@ def decided(rows: list[dict], label: str) -> dict[str, list[dict]]:
         for line in tested:  # |t| ≤ √(n/2) within the error bars: up to eight runs that is below the test's threshold
             assert line["runs"] > 8 or not (line["within"] and line["distinguishable"])
         if tested:
-            show(f"The two models are within each other's error bars at {len(within)} of {len(tested)} β ({', '.join(within) or 'none'}), and distinguishable at {len(apart)} ({', '.join(apart) or 'none'}).")
+            show(f"The two models are within each other's error bars at {len(within)} of {len(tested)} β (β = {', '.join(within) or '–'}), and distinguishable at {len(apart)} (β = {', '.join(apart) or '–'}).")
         else:
-            show("With one run of each model no β can be decided.")
+            show("With fewer than two runs of a model no β can be decided.")
     return found
 
 
@@ -424,7 +432,7 @@ verdicts = decided(rows, f"Live, {name}")
 # %%
 def baselines(rows: list[dict]) -> tuple[float, dict[str, dict[str, dict[str, list]]]]:
     """Every model at the β where the others ran (at the one next to 0.1, if none did): kind → measure → runs."""
-    at = {row["beta"] for row in rows if row["objective"] not in PAIR} or {row["beta"] for row in rows}
+    at = {row["beta"] for row in rows if row["objective"] in list(NAMES)[2:]} or {row["beta"] for row in rows}
     beta = min(at, key=lambda beta: abs(math.log(beta / 0.1)))
     found = {}
     for objective, label in NAMES.items():
@@ -482,7 +490,7 @@ def commands(rows: list[dict], folder: str = "DIR") -> list[str]:
     for objective, of in per_objective.items():
         for own, at in of.items():
             blocks[tuple(at), own].append(objective)
-    common = {key: value for key, value in design(rows).items() if key != "components"}
+    common = design(rows)
     fixed = " ".join(f"-p {key} {value}" for key, value in common.items())
     lines = [
         f"python -m grae_helpers.sweep notebooks/{UNIT}.py --grid objective={','.join(of)} --grid beta={','.join(f'{beta:g}' for beta in at)} "
@@ -503,16 +511,18 @@ if budget == "full":
     common, counts = design(rows), defaultdict(int)
     for row in rows:
         counts[row["objective"], row["beta"]] += row["objective"] in PAIR
-    made = {"repeats": min(count for count in counts.values() if count), "betas": sorted({row["beta"] for row in rows})}
+    made = {key: value for key, value in common.items() if key not in PARAMETERS} | {
+        "repeats": min(count for count in counts.values() if count), "betas": sorted({row["beta"] for row in rows}),
+        "others": sorted({row["objective"] for row in rows} - set(PAIR)),
+    }  # fmt: skip
     commits, devices = ({str(row[key]) for row in rows} for key in ("commit", "device"))
     provenance = runtime.provenance(where) | {"device": ", ".join(sorted(devices))}
-    if len(commits) == 1:
-        commit = commits.pop()
-        provenance |= {"commit": commit.removesuffix("-dirty"), "dirty": commit.endswith("-dirty")}
+    provenance["dirty"] = any(commit.endswith("-dirty") for commit in commits) or len(commits) > 1
+    provenance["commit"] = min(commits).removesuffix("-dirty")  # of the jobs; where they differ, the table has each one's
     jobs = [{key: value for key, value in row.items() if key != "protocol"} for row in rows]
-    given = {"dataset": name, "sweep": "", "device": "auto", "latent_dim": common["latent_dim"], "steps": common["steps"]}
+    given = {key: common[key] for key in ("dataset", "latent_dim", "steps", "n_images", "features")} | {"sweep": "", "device": "auto"}
     results.freeze(
-        results.root() / f"33_fid_across_beta_{name}", parameters=PARAMETERS | given, sizes=vars(sizes) | common | made,
+        results.root() / f"33_fid_across_beta_{name}", parameters=PARAMETERS | given, sizes=vars(sizes) | {key: given[key] for key in ("steps", "n_images")} | made,
         paper=published.CELEBA | {"dataset": "celeba", "features": "inception", "repeats": published.FID["repeats"]},
         seeds=sorted({row["seed"] for row in rows}), seconds=sum(row["train_seconds"] + row["measure_seconds"] for row in rows),
         tables={"jobs": jobs, "protocol": protocol(rows)}, notebook="33_fid_across_beta", provenance=provenance,

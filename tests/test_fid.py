@@ -359,3 +359,16 @@ def test_protocol_of_small_sets_and_of_one_seed():
     assert "subsets of 200" in fid.protocol(EXTRACTOR, n_real=300, n_generated=200, **common)["KID"]
     with pytest.raises(ValueError, match="n_generated"):
         fid.protocol(EXTRACTOR, n_real=300, n_generated=1, **common)
+
+
+def test_features_that_fire_in_few_images_do_not_stop_the_jackknife():
+    """Left out with their block they are constant, and a difference of sums would have a variance below 0."""
+    x, y = normal(60, 5, seed=0).abs(), normal(60, 5, seed=1).abs()
+    for row, table in ((17, x), (40, y)):
+        table[:, 3:] = 0
+        table[row, 3:] = torch.tensor([0.37, 123.4], dtype=table.dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SingularCovariance)
+        for seed in range(10):
+            found = fid.extrapolated(x.float(), y.float(), seed=seed)
+            assert np.isfinite(found.limit) and found.standard_error > 0

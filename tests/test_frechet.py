@@ -249,10 +249,10 @@ def test_moments_hold_one_batch_at_a_time():
     np.testing.assert_allclose(mean, expected.numpy(), rtol=1e-12)
 
 
-def test_what_is_left_without_a_part():
+def test_sums_of_two_parts_are_those_of_the_whole():
     x = normal(100, 4) + 7
-    rest = summed([x]).without(summed([x[30:50]]))
-    expected = summed([x[:30], x[50:]])
+    rest = summed([x[:30]]).plus(summed([x[50:]]))
+    expected = summed([torch.cat([x[:30], x[50:]])])
     assert rest.n == 80
     np.testing.assert_allclose(rest.mean, expected.mean, rtol=1e-13)
     np.testing.assert_allclose(rest.scatter, expected.scatter, rtol=1e-12, atol=1e-11)

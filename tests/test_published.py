@@ -213,7 +213,7 @@ def test_fid_statements_say_where_and_how_much():
     close, deviations, one, _ = published.fid_statements(
         published.fid_verdicts(runs({0.005: (20.0, 20.0), 0.02: (11.0, 14.0), 0.1: (10.0, 10.1)}))
     )
-    assert close["ours"] == "within each other's error bars at β = 0.005, 0.1; distinguishable at 0.02"
+    assert close["ours"] == "within each other's error bars at β = 0.005, 0.1; distinguishable at β = 0.02"
     assert deviations["ours"] == "the largest is 0.5, 5% of the range over β"
     assert one["ours"] == "least at β = 0.1 (10 of up to 20); mean 10.5 for these, 20 below"
 
