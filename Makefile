@@ -1,4 +1,4 @@
-# make book    run the notebooks and build the site into _build/html   (BUDGET=test, JOBS=2, ARGS="-p seed 3")
+# make book    run the notebooks and build the site into _build/html   (BUDGET=test, JOBS=1, ARGS="-p seed 3")
 # make site    build the site again from the notebooks that already ran
 # make test    every test                                             (ARGS="-k jacobians")
 # make serve   the site on http://localhost:8000                      (PORT=8000)
@@ -11,7 +11,7 @@
 
 PYTHON ?= python3
 BUDGET ?= book
-JOBS ?= 1
+JOBS ?= 2
 PORT ?= 8000
 FID := -p budget full -p latent_dim 128 -p features inception -p precision bfloat16 -p step graph
 ARGS ?=

@@ -141,7 +141,7 @@ def _chunks(batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
 
 def _array(name: str, values: ArrayLike, shape: str) -> tuple[np.ndarray, float]:
     """The values in float64, with the rounding unit of the type they came in."""
-    tensor = torch.as_tensor(values).detach()
+    tensor = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values)).detach()  # lists: float64
     kind = tensor.dtype if tensor.is_floating_point() else torch.float64
     array = tensor.to("cpu", torch.float64).numpy()
     if array.ndim != 1 + shape.count(","):

@@ -27,7 +27,7 @@ def truth(d: int, shift: float = 0.3, scale: float = 1.5) -> float:
 
 
 def test_the_contracts_names_are_here():
-    assert fid.frechet_distance([0.0], [[1.0]], [3.0], [[4.0]]) == pytest.approx(10)
+    assert fid.frechet_distance([0.3], [[1.0]], [2.0], [[6.25]]) == pytest.approx(1.7**2 + 1.5**2, rel=1e-14)
     assert fid.moments(normal(9, 2))[1].shape == (2, 2)
 
 
