@@ -4,11 +4,12 @@ import importlib
 import logging
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
@@ -129,7 +130,7 @@ class Cluster(Executor):
         where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
         self._levels = _silence()
         try:
-            self._client = distributed.Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
+            self._client = _timely(distributed.Client, **where, timeout=CONNECT_SECONDS, set_as_default=False)
         except Exception as error:  # names that do not resolve, other protocols, no JSON: of any type
             _restore(self._levels)
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -139,8 +140,11 @@ class Cluster(Executor):
         self._executor = self._client.get_executor(pure=False)
 
     def submit(self, function: Callable, /, *arguments: object, **options: object) -> Future:
-        """Run a function on a worker; dask runs it elsewhere if that one dies."""
-        return self._executor.submit(function, *arguments, **options)
+        """Run a function on a worker; dask runs it elsewhere if that one dies.
+
+        It goes as bytes: a worker that cannot import what it is sent otherwise dies of that, and nobody learns why.
+        """
+        return self._executor.submit(pickle.loads, pickle.dumps(_Call(function, arguments)), **options)
 
     def __str__(self) -> str:
         threads = self._client.nthreads().values()
@@ -159,6 +163,32 @@ class Cluster(Executor):
                 self._executor.shutdown(wait=wait and not cancel_futures)
             self._client.close(timeout=2)
         _restore(self._levels)
+
+
+class _Call:
+    """What becomes a function's result where it is unpickled."""
+
+    def __init__(self, function: Callable, arguments: tuple):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.function, self.arguments
+
+
+def _timely(connect: Callable, **options: object) -> object:
+    """What `connect` returns or raises. Dask's own limit fails where something else listens, as its dashboard."""
+    found: Future = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(connect(**options))
+        except BaseException as error:  # handed on to whom it concerns
+            found.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    if not wait([found], 2 * CONNECT_SECONDS).done:
+        raise TimeoutError("what listens there does not answer as a scheduler does")
+    return found.result()
 
 
 def _silence() -> dict[str, int]:

@@ -111,7 +111,7 @@ def extract(
     known = isinstance(images, Tensor)
     if known:
         check_images(images)
-    table, n = torch.empty(len(images) if known else 0, extractor.dimension), 0
+    table, n = torch.empty(len(images) if known else 0, extractor.dimension, dtype=torch.float32), 0
     for batch in stream(extractor, images, batch_size=batch_size, progress=progress):
         if n + len(batch) > len(table):  # doubled: many small tensors among a network's large ones fragment memory
             table = torch.cat([table[:n], table.new_empty(max(n, len(batch), FIRST), extractor.dimension)])
@@ -181,7 +181,7 @@ def find_inception() -> Path | None:
     """
     roots = downloads.data_root(), downloads.cache_root(), Path(torch.hub.get_dir(), "checkpoints")
     places = [root / name for root in roots if root for name in INCEPTION]
-    return next((place for place in places if place.exists()), None)
+    return next((place for place in places if place.is_file()), None)
 
 
 def _small(name: str) -> tuple[classifiers.Network, dict[str, str]]:
@@ -190,10 +190,14 @@ def _small(name: str) -> tuple[classifiers.Network, dict[str, str]]:
     path, network = WEIGHTS / f"features_{name}.safetensors", classifiers.untrained(name)
     if not path.exists():
         raise DatasetUnavailable(f"{path} is not there: install the package again, or run tools/train_features.py")
-    with safe_open(path, "pt") as file:
-        state, made = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
-    network.load_state_dict(state)
-    share = f"{float(made['test accuracy']):.2%} of {int(made['test images']):,} test images"
+    try:
+        with safe_open(path, "pt") as file:
+            state, made = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+        network.load_state_dict(state)
+        share = f"{float(made['test accuracy']):.2%} of {int(made['test images']):,} test images"
+    except Exception as error:  # a file that was cut off, a pointer to one, another network's
+        expected = f"expected the weights of the {TITLES[name]}"
+        raise DatasetCorrupt(f"{path}: {expected}, found: {_reason(error)}") from error
     description = {
         "features": f"{TITLES[name]}, the {network.dimension} before the classes",
         "weights": f"{path.name}, sha256 {_sha256(path)[:12]}",
@@ -232,8 +236,7 @@ def _inception() -> tuple[nn.Module, dict[str, str]]:
     try:
         module = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
     except Exception as error:  # unpickling and loading raise what they like
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DatasetCorrupt(f"{path}: expected the weights of FID's Inception, found: {reason}") from error
+        raise DatasetCorrupt(f"{path}: expected the weights of FID's Inception, found: {_reason(error)}") from error
     description = {
         "features": f"{TITLES['inception']}, the 2,048 of its last pooling (Heusel et al. 2017)",
         "weights": f"{path.name}, sha256 {found[:12]}",
@@ -246,6 +249,10 @@ def _inception() -> tuple[nn.Module, dict[str, str]]:
 
 def _as_inception(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda images: module(images.expand(-1, 3, -1, -1))[0]
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _sha256(path: Path) -> str:

@@ -115,7 +115,9 @@ def precision_recall(real: Tensor, generated: Tensor, *, neighbours: int = 3) ->
     runtime.integer("neighbours", neighbours, 1)
     tables = _tables(real, generated, neighbours + 1)
     centre = tables[0].double().mean(0)  # distances from products of coordinates keep more digits about 0
-    centred = [(table - centre).to(torch.promote_types(table.dtype, torch.float32)) for table in tables]
+    most = max(float((table - centre).abs().max()) for table in tables)
+    unit = 2.0 ** (np.frexp(most)[1] - 1)  # the squares of single precision stay finite, and all digits the same
+    centred = [((table - centre) / unit).to(torch.promote_types(table.dtype, torch.float32)) for table in tables]
     found = _fidelity("metric_prc").prc_features_to_metric(
         *reversed(centred), prc_neighborhood=neighbours, prc_batch_size=ROWS, save_cpu_ram=True, verbose=False,
     )  # fmt: skip

@@ -3,7 +3,9 @@
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,15 +75,17 @@ def _axis(stem: str, known: Mapping[str, notebooks.Parameter], name: str, values
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise BadInput(f"{name}: expected one value or more, got {values!r}")
     found = [_value(stem, known, name, value) for value in values]
+    written = Counter(map(repr, found))  # NaN is not equal to itself
     for value in found:
-        if found.count(value) > 1:
+        if written[repr(value)] > 1:
             raise BadInput(f"{name}: {value!r} is in the grid twice")
     return found
 
 
 def _value(stem: str, known: Mapping[str, notebooks.Parameter], name: str, value: object) -> object:
     parameter = _known(stem, known, name)
-    return notebooks.convert(parameter, value) if isinstance(value, str) else notebooks.fit(parameter, value)
+    found = notebooks.convert(parameter, value) if isinstance(value, str) else notebooks.fit(parameter, value)
+    return 0.0 if isinstance(found, float) and found == 0 else found  # -0 is the same job
 
 
 def _absolute(name: str, value: object) -> object:
@@ -97,7 +101,8 @@ def absolute(place: str | os.PathLike) -> Path:
 def _job(out: Path, stem: str, digest: str, known: Mapping, shown: dict, constant: dict, threads: int) -> Job:
     values = constant | shown
     parameters = {name: parameter.default for name, parameter in known.items()} | values
-    notebooks.check(" ".join([f"{stem}:", *(f"{name}={value!r}" for name, value in shown.items())]), parameters)
+    varied = " ".join(f"{name}={value!r}" for name, value in shown.items())
+    notebooks.check(f"{stem}: {varied}" if varied else stem, parameters)
     name = jobs.key(digest, parameters)
     if "checkpoints" in known and not parameters["checkpoints"]:
         values = values | {"checkpoints": str(out / ".checkpoints" / name)}
@@ -139,13 +144,14 @@ def claim(out: Path, planned: Plan) -> None:
     filelock = notebooks.needs("filelock")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        claimed = (out / jobs.SWEEP).is_file()  # nothing to write then: the folder may be read-only by now
+        with nullcontext() if claimed else filelock.FileLock(out / ".lock"):
+            _check_folder(out, planned.stem, planned.sha256)
+            if not (out / jobs.SWEEP).is_file():
+                notebooks.write(planned.notebook, out / jobs.SOURCE)
+                fresh = out / ".running" / jobs.SWEEP
+                fresh.parent.mkdir(exist_ok=True)
+                fresh.write_text(json.dumps({"notebook": planned.stem, "sha256": planned.sha256}, indent=1), "utf8")
+                os.replace(fresh, out / jobs.SWEEP)
     except OSError as error:
-        raise BadInput(f"--out: {out} cannot be made a folder: {error.strerror}") from error
-    with filelock.FileLock(out / ".lock"):
-        _check_folder(out, planned.stem, planned.sha256)
-        if not (out / jobs.SWEEP).is_file():
-            notebooks.write(planned.notebook, out / jobs.SOURCE)
-            fresh = out / ".running" / jobs.SWEEP
-            fresh.parent.mkdir(exist_ok=True)
-            fresh.write_text(json.dumps({"notebook": planned.stem, "sha256": planned.sha256}, indent=1), "utf8")
-            os.replace(fresh, out / jobs.SWEEP)
+        raise BadInput(f"--out: {out} cannot be made the folder of a sweep: {error.strerror or error}") from error

@@ -22,6 +22,8 @@ NOTEBOOK = "notebook.ipynb"
 RECORD = "job.json"
 PLACES = ("checkpoints", "device", "workers")
 """Parameters that say where things are or run, not what is computed: no part of a job's hash."""
+KEPT = {"parameters", "given", "numbers", "seconds", "commit", "dirty"}
+"""What a table needs of a finished job's record."""
 THREADS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
 )  # fmt: skip
@@ -56,7 +58,8 @@ class Outcome:
 
 
 def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def sha256(content: bytes) -> str:
@@ -94,7 +97,7 @@ def finished(folder: Path) -> dict | None:
     """What a finished job left in its folder; None where it cannot be read or belongs to another job."""
     try:
         found = json.loads((folder / RECORD).read_text("utf8"))
-        intact = found["job"] == folder.name and (folder / NOTEBOOK).stat().st_size > 0
+        intact = found["job"] == folder.name and (folder / NOTEBOOK).stat().st_size > 0 and found.keys() >= KEPT
         return found if intact and isinstance(found["numbers"], dict) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -156,7 +159,8 @@ def _run(job: Job, out: Path) -> Outcome:
         problem = notebooks.describe(error)
         place = _fail(job, work, out, problem)
     seconds = time.perf_counter() - started
-    return Outcome(job, "failed" if problem else "finished", seconds, problem, str(place / NOTEBOOK))
+    left = str(place / NOTEBOOK) if (place / NOTEBOOK).is_file() else ""
+    return Outcome(job, "failed" if problem else "finished", seconds, problem, left)
 
 
 def _papermill(job: Job, work: Path) -> None:

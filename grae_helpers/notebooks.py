@@ -19,6 +19,8 @@ COLUMNS = ("job", "seconds", "commit")
 """Columns of a sweep's table beside parameters and recorded numbers, which can have none of these names."""
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 FOLDERS = ("GRAE_DATA", "GRAE_CACHE", "GRAE_RESULTS")
+WIDTH = 1000  # characters of a line of a traceback that are shown: an error may quote megabytes
+SHOWN = 6  # numbers of a record that a notebook's reader sees
 START_SECONDS = 300  # until a kernel must answer: a busy machine is slow, not broken
 
 
@@ -206,7 +208,8 @@ def publish(numbers: Mapping[str, object], provenance: Mapping[str, object]) -> 
     """
     odd = {name for name, value in numbers.items() if isinstance(value, float) and not math.isfinite(value)}
     safe = [[name, {"float": repr(value)} if name in odd else value] for name, value in numbers.items()]
-    shown = ", ".join(f"{name} = {value}" for name, value in numbers.items())
+    shown = ", ".join(f"{name} = {value}" for name, value in list(numbers.items())[:SHOWN])
+    shown += f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
     return {RECORD: {"numbers": safe, "provenance": dict(provenance)}, "text/plain": f"recorded: {shown}"}
 
 
@@ -276,7 +279,8 @@ def describe(error: Exception, lines: int = 25) -> str:
         return f"{type(error).__name__}: {ANSI.sub('', str(error)).strip()}"
     trace = ANSI.sub("", "\n".join(error.traceback)).splitlines()
     shown = trace if len(trace) <= lines else ["...", *trace[-lines:]]
-    return "\n".join([f"cell [{error.exec_count}] raised {error.ename}: {error.evalue}", *shown])
+    head = ANSI.sub("", f"cell [{error.exec_count}] raised {error.ename}: {error.evalue}").splitlines()
+    return "\n".join(line if len(line) <= WIDTH else f"{line[:WIDTH]} ..." for line in [*head[:lines], *shown])
 
 
 def load(path: Path):

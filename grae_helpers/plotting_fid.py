@@ -6,7 +6,7 @@ from typing import Protocol
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from grae_helpers.plotting import MARKERS, PALETTE, WIDTH
 
@@ -42,7 +42,7 @@ def against_size(lines: Mapping[str, Line]) -> Figure:
         )
     axis.axhline(0, color="black", linewidth=0.8)
     sizes = sorted({size for line in lines.values() for size in line.sizes})
-    chosen = [sizes[round(i)] for i in np.linspace(0, len(sizes) - 1, min(4, len(sizes)))]
+    chosen = [sizes[round(i)] for i in np.linspace(0, len(sizes) - 1, min(5, len(sizes)))]
     shown = [n for i, n in enumerate(chosen) if i == 0 or 1 / chosen[i - 1] - 1 / n > 0.12 / chosen[0]]
     axis.set_xticks([0, *(1 / n for n in shown)], ["∞", *(f"{n:,}" for n in shown)])
     axis.minorticks_off()
@@ -60,7 +60,7 @@ def over_beta(
 
     `curves` map a model to measure → β → values of its runs; values that are not finite are left out, and a single
     run has no bar. `floor` holds what two sets of real images have: a line, or where it is far from those values,
-    a note at the edge. A panel is logarithmic where its values span more than a factor of five.
+    a note above it. A panel is logarithmic where its values span more than a factor of five.
     """
     rows = -(-len(measures) // 2)
     figure, axes = plt.subplots(rows, 2, sharex=True, figsize=(WIDTH, 2.9 * rows + 0.7), squeeze=False)
@@ -76,7 +76,7 @@ def over_beta(
         _beta_axis(axis, betas)
     for axis in axes.flat[len(measures) :]:
         axis.set_axis_off()
-    _legend(figure, axes[0, 0])
+    _legend(figure, *axes.flat)
     return figure
 
 
@@ -106,10 +106,10 @@ def by_model(
     deviation, a dot each of them. Kinds are ways to sample ("prior", "mixture"); with a single kind there is no
     legend but the floor's. A kind without finite values has no mark.
     """
-    rows = -(-len(measures) // 2)
-    height = rows * (0.36 * len(values) + 0.75) + 0.6
-    figure, axes = plt.subplots(rows, 2, sharey=True, figsize=(WIDTH, height), squeeze=False)
     kinds = list(dict.fromkeys(kind for of in values.values() for kind in of))
+    rows, each = -(-len(measures) // 2), 0.36 if len(kinds) < 3 else 0.16 * len(kinds)  # marks of a row do not touch
+    height = rows * (each * len(values) + 0.75) + 0.6
+    figure, axes = plt.subplots(rows, 2, sharey=True, figsize=(WIDTH, height), squeeze=False)
     for axis, (measure, label) in zip(axes.flat, measures.items(), strict=False):
         for i, kind in enumerate(kinds):
             runs = {row: of.get(kind, {}).get(measure, ()) for row, of in enumerate(values.values())}
@@ -129,7 +129,7 @@ def by_model(
 def _runs_by_row(axis, runs: Mapping[int, Sequence[float]], kind: str, i: int, n: int) -> None:
     label = kind
     for row, values in runs.items():
-        values, place = [v for v in values if np.isfinite(v)], row + 0.5 * (i - (n - 1) / 2) / max(n, 2)
+        values, place = [v for v in values if np.isfinite(v)], row + (i - (n - 1) / 2) / max(n + 1, 4)
         if not values:
             continue
         bar = np.std(values, ddof=1) if len(values) > 1 else 0.0
@@ -139,10 +139,10 @@ def _runs_by_row(axis, runs: Mapping[int, Sequence[float]], kind: str, i: int, n
             axis.plot(values, [place] * len(values), ".", color=PALETTE[i], alpha=0.5, markersize=4, zorder=1)
 
 
-def _legend(figure: Figure, axis) -> None:
-    """Above all panels, the real images last; nothing where no line has a name."""
-    handles, labels = axis.get_legend_handles_labels()
-    entries = sorted(((h, t) for h, t in zip(handles, labels, strict=True) if t), key=lambda e: e[1] == "real images")
+def _legend(figure: Figure, *axes) -> None:
+    """Above all panels, every name of theirs once, the real images last; nothing where no line has a name."""
+    named = {t: h for axis in axes for h, t in zip(*axis.get_legend_handles_labels(), strict=True) if t}
+    entries = sorted(((h, t) for t, h in named.items()), key=lambda entry: entry[1] == "real images")
     if entries:
         figure.legend(*zip(*entries, strict=True), loc="outside upper center", ncols=2 if len(entries) != 3 else 3)
 
@@ -152,13 +152,13 @@ def _stretch(axis) -> None:
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axis.lines] or [np.ones(1)])
     if values.min() > 0 and values.max() > 5 * values.min():
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 50 * values.min() else (1,)))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if values.max() < 50 * values.min() else (1,)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _floor(axis, value: float) -> None:
-    """The floor's line where it costs the models' values no more than half of the panel; else a note at the edge."""
+    """The floor's line where it costs the models' values no more than half of the panel; else a note above it."""
     low, high = axis.get_ylim()
     ends = (
         (np.log(low), np.log(high), np.log(value) if value > 0 else -np.inf) if axis.get_yscale() == "log" else None
@@ -167,10 +167,8 @@ def _floor(axis, value: float) -> None:
     if low - (high - low) < place < high + (high - low):
         axis.axhline(value, color="black", linestyle=":", linewidth=1.3, label="real images")
         return
-    below = place < low
-    text = f"real images: {value:.2g} {'↓' if below else '↑'}"
-    corner = {"xy": (0.02, 0.02 if below else 0.98), "va": "bottom" if below else "top"}
-    axis.annotate(text, xycoords="axes fraction", fontsize=9, **corner)
+    text = f"real images: {value:.2g} {'↓' if place < low else '↑'}"
+    axis.annotate(text, xy=(0, 1.01), xycoords="axes fraction", fontsize=9, va="bottom")
 
 
 def _beta_axis(axis, betas: Sequence[float]) -> None:
@@ -185,4 +183,4 @@ def _beta_axis(axis, betas: Sequence[float]) -> None:
     axis.set_xlabel("β")
     axis.set_xticks(betas, labels, rotation=60 if len(betas) > 4 else 0)
     axis.xaxis.set_tick_params(labelbottom=True)
-    axis.minorticks_off()
+    axis.xaxis.set_minor_locator(NullLocator())  # those of a logarithmic y stay: they show that it is one

@@ -265,9 +265,8 @@ def _holm(values: Sequence[float | None]) -> list[float | None]:
 def fid_statements(table: Sequence[Mapping]) -> list[dict]:
     """§7 and Fig. 4, statement by statement, from `fid_verdicts`'s table.
 
-    "Stay close" holds where the models are within each other's error bars at every β, and is not seen where they are
-    distinguishable at every one. How large a deviation is depends on the features: its share of the range over β
-    stands beside it. "Better for β ≥ 0.01" compares each model's means on both sides.
+    "Stay close" holds where the models are within each other's error bars at every β (equal ones often miss it, by
+    chance); "not seen" if they are distinguishable at every one. Deviations have the features' scale: see "share".
     """
     tested = [line for line in table if line["within"] is not None]
     within, apart = ([f"{line['β']:g}" for line in tested if line[key]] for key in ("within", "distinguishable"))
@@ -276,8 +275,8 @@ def fid_statements(table: Sequence[Mapping]) -> list[dict]:
     listed = [f"β = {', '.join(betas)}" if betas else "no β" for betas in (within, apart)]
     ours = [f"within each other's error bars at {listed[0]}; distinguishable at {listed[1]}"]
     ours += [f"the largest is {largest:.3g}" + (f", {max(shares):.0%} of the range over β" if shares else "")]
-    close = "holds" if len(within) == len(tested) else "not seen" if len(apart) == len(tested) else "in part"
-    verdicts = [close, "holds" if largest < FID["deviation"] else "not seen"]
+    close = "not seen" if len(apart) == len(tested) else "in part" if apart else "not distinguishable"
+    verdicts = ["holds" if len(within) == len(tested) else close, "holds" if largest < FID["deviation"] else "not seen"]
     if not tested:
         ours, verdicts = ["fewer than two runs of a model have no error bars"] * 2, ["not decidable"] * 2
     said = "samples from the two models stay close", f"all standard deviations are less than {FID['deviation']:g}"

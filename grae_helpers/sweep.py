@@ -145,7 +145,7 @@ def collect(folder: str | os.PathLike) -> list[dict]:
     """The table of a sweep: a row for each finished job, all with the same columns.
 
     Parameters that a sweep set or that vary, then the numbers that the notebook recorded (`results.record`; one of a
-    parameter's name takes its column; None where a job recorded none), `job`, `seconds` and `commit`, which ends in
+    parameter's name takes its place; None where a job recorded none), `job`, `seconds` and `commit`, which ends in
     -dirty where the code had changed since. Raises BadInput for a folder that is no sweep's; warns, naming it, of a
     finished job that cannot be read, which the next sweep will run again.
     """
@@ -177,7 +177,8 @@ def _row(job: dict, names: list[str], numbers: list[str]) -> dict:
     commit = job["commit"] and job["commit"] + "-dirty" * bool(job["dirty"])
     return (
         {name: job["parameters"][name] for name in names}
-        | {name: job["numbers"].get(name) for name in numbers}
+        | {name: None for name in numbers if name not in names}
+        | job["numbers"]
         | {"job": job["job"], "seconds": job["seconds"], "commit": commit}
     )
 

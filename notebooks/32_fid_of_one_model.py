@@ -173,7 +173,8 @@ compared = seen(real)
 # ## The numbers, and their protocol
 #
 # FID falls with N even where nothing else changes, about as FID∞ + c/N (Chong & Forsyth 2020). FID∞ is the end of that line, and N is the same for all rows. The **floor** is what real
-# images of the training split have, against the same held-out ones: no model is expected to be below. The reconstructions of the held-out images say what the decoder could show if the latents were right.
+# images of the training split have, against the same held-out ones: no model is expected to be below. The reconstructions of the held-out images show what the decoder loses, whatever the latents are drawn from.
+# Precision and recall are shares of the images: of the samples near a real one, and of the real images near a sample. The s.e. is of FID∞, for other images from the same model: another training is not in it.
 
 # %%
 with warnings.catch_warnings():

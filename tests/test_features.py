@@ -219,6 +219,17 @@ def test_weights_that_are_not_there_say_what_to_do(monkeypatch, tmp_path):
         features.load("mnist")
 
 
+@pytest.mark.parametrize("content", ["nothing", "half", "pointer", "another"])
+def test_weights_that_are_damaged_are_named(monkeypatch, tmp_path, content):
+    whole, other = ((features.WEIGHTS / f"features_{name}.safetensors").read_bytes() for name in ("mnist", "cifar10"))
+    pointer = b"version https://git-lfs.github.com/spec/v1\nsize 3\n"
+    written = {"nothing": b"", "half": whole[: len(whole) // 2], "pointer": pointer, "another": other}[content]
+    (tmp_path / "features_mnist.safetensors").write_bytes(written)
+    monkeypatch.setattr(features, "WEIGHTS", tmp_path)
+    with pytest.raises(data.DatasetCorrupt, match=r"features_mnist\.safetensors: expected the weights of the MNIST"):
+        features.load("mnist")
+
+
 # Streaming
 
 
@@ -239,6 +250,16 @@ def test_a_table_grows_with_a_stream_of_unknown_length(monkeypatch, sizes):
     found = features.extract(extractor, iter(images.split(sizes)), batch_size=100)
     torch.testing.assert_close(found, extractor(images), atol=1e-4, rtol=1e-4)
     assert found.untyped_storage().nbytes() == 4 * found.numel()  # no rows to spare are kept
+
+
+def test_features_are_single_precision_whatever_the_default(small):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = features.extract(small, torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == torch.float32
 
 
 def test_a_stream_reads_no_further_than_it_must():
@@ -332,6 +353,11 @@ def test_auto_without_fids_weights(empty):
     assert features.choose("inception", (1, 28, 28)) == "inception"
     with pytest.raises(ValueError, match="features"):
         features.choose("vgg", (3, 64, 64))
+
+
+def test_a_folder_of_the_weights_name_is_not_the_weights(empty):
+    (empty / "data" / features.INCEPTION[0]).mkdir(parents=True)
+    assert features.find_inception() is None
 
 
 @pytest.mark.parametrize("name", features.INCEPTION)

@@ -244,6 +244,13 @@ def test_precision_and_recall_by_loops(k, offset, monkeypatch):
     assert 0.1 < expected[1] < expected[0]
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_precision_and_recall_know_no_unit(scale):
+    x, y = torch.randn(2, 100, 8, generator=torch.Generator().manual_seed(0))
+    expected = fid.precision_recall(x, 2 * y)
+    assert expected == fid.precision_recall(scale * x, scale * 2 * y) and 0 < min(expected) < 1
+
+
 def test_precision_and_recall_of_the_same_and_of_far_sets():
     x, _ = gaussians(100, 5, 0)
     assert fid.precision_recall(x.float(), x.flip(0).float()) == (1, 1)

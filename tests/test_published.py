@@ -200,6 +200,7 @@ def test_fids_p_is_welchs_corrected_by_holm():
     [
         ({0.005: (20.0, 20.0), 0.1: (10.0, 10.1)}, 0.5, ["holds", "holds", "holds", "holds"]),
         ({0.005: (10.0, 10.2), 0.1: (15.0, 25.0)}, 0.5, ["in part", "holds", "not seen", "not seen"]),
+        ({0.02: (10.0, 10.6), 0.1: (15.0, 15.6)}, 0.5, ["not distinguishable", "holds", *["not decidable"] * 2]),
         ({0.02: (10.0, 20.0), 0.1: (15.0, 25.0)}, 1.5, ["not seen", "not seen", *["not decidable"] * 2]),
     ],
 )
