@@ -276,7 +276,8 @@ def fid_statements(table: Sequence[Mapping]) -> list[dict]:
     ours = [f"within each other's error bars at {listed[0]}; distinguishable at {listed[1]}"]
     ours += [f"the largest is {largest:.3g}" + (f", {max(shares):.0%} of the range over β" if shares else "")]
     close = "not seen" if len(apart) == len(tested) else "in part" if apart else "not distinguishable"
-    verdicts = ["holds" if len(within) == len(tested) else close, "holds" if largest < FID["deviation"] else "not seen"]
+    close = "holds" if len(within) == len(tested) else close
+    verdicts = [close, "holds" if largest < FID["deviation"] else "not seen"]
     if not tested:
         ours, verdicts = ["fewer than two runs of a model have no error bars"] * 2, ["not decidable"] * 2
     said = "samples from the two models stay close", f"all standard deviations are less than {FID['deviation']:g}"
