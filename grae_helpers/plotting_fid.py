@@ -167,7 +167,7 @@ def _floor(axis, value: float) -> None:
     if low - (high - low) < place < high + (high - low):
         axis.axhline(value, color="black", linestyle=":", linewidth=1.3, label="real images")
         return
-    text = f"real images: {value:.2g} {'↓' if place < low else '↑'}"
+    text = f"real images: {value:.2g} {'↓' if place < low else '↑'}".replace("-", "−")
     axis.annotate(text, xy=(0, 1.01), xycoords="axes fraction", fontsize=9, va="bottom")
 
 

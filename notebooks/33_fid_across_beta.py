@@ -43,6 +43,7 @@ import json
 import math
 import subprocess
 import tempfile
+import textwrap
 import warnings
 from collections import defaultdict
 from importlib.metadata import distribution
@@ -74,7 +75,7 @@ sizes = runtime.sizes(
     budget,
     test={"betas": [0.1], "repeats": 1, "others": [], "steps": 45, "n_images": 140, "n_real": 150},
     book={
-        "betas": [0.02, 0.1, 1.0], "repeats": 2, "others": ["rae_gradient", "autoencoder"], "steps": 60, "n_images": 150,
+        "betas": [0.1, 1.0], "repeats": 2, "others": ["rae_gradient", "autoencoder"], "steps": 60, "n_images": 150,
         "n_real": 400,
     },
     full={
@@ -385,7 +386,7 @@ def text(value: float | None, form: str = ".3g") -> str:
 
 
 def with_deviation(mean: float | None, deviation: float | None) -> str:
-    return text(mean) + ("" if deviation is None else f" ± {text(deviation, '.2g')}")
+    return text(mean) + ("" if deviation is None else f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{text(deviation, '.2g')}")
 
 
 def lines_of(verdicts: list[dict]) -> list[dict]:
@@ -407,7 +408,7 @@ def by_chance(runs: int) -> float:
     means, deviations = draws.mean(2), draws.std(2, ddof=1)
     return float((abs(means[0] - means[1]) <= deviations.min(0)).mean())
 
-
+# %%
 def decided(rows: list[dict], label: str) -> dict[str, list[dict]]:
     """Show what holds for each way to sample, and for samples from the prior the table behind it."""
     found = {end: published.fid_verdicts(rows, f"fid{end}") for end in KINDS}
@@ -422,6 +423,10 @@ def decided(rows: list[dict], label: str) -> dict[str, list[dict]]:
             table(lines_of(found[end]))
     show(f"{label}, what the paper says of them:")
     table(said)
+    if apart := [line for line in found[""] if line["distinguishable"]]:
+        worse = sorted({NAMES[PAIR[line["difference"] > 0]] for line in apart})
+        ratio = max(max(line["means"]) / min(line["means"]) for line in apart)
+        show(f"As trained they are told apart at β = {', '.join(text(line['β'], 'g') for line in apart)}; the higher FID there is that of {' or '.join(worse)}, up to {ratio:.2g} times the other's.")
     if equal := [by_chance(line["runs"]) for line in tested]:
         show(f"Two models with no difference at all would be within the bars at {sum(equal):.1f} of {len(equal)} β on average, and at every one with a probability of {math.prod(equal):.0%}.")
     return found
@@ -473,7 +478,7 @@ def better(rows: list[dict]) -> None:
         })  # fmt: skip
     show(f"FID at β = {beta:g}, samples from the prior (as trained) and from the mixture, and p of a t-test paired by seed, for each model alone:")
     table(lines)
-    show(f"The mixture has the lower FID for {', '.join(line['model'] for line in lines if line['lower'] == 'mixture') or 'none of the models'}.")
+    show(f"The mixture has the lower FID for {'; '.join(line['model'] for line in lines if line['lower'] == 'mixture') or 'none of the models'}.")
 
 
 better(rows)
@@ -510,7 +515,7 @@ def commands(rows: list[dict], folder: str = "DIR") -> list[str]:
 
 
 for command in commands(rows):
-    show(f"`{command}`")
+    show("```bash\n" + " \\\n  ".join(textwrap.wrap(command, 90, break_long_words=False, break_on_hyphens=False)) + "\n```")
 
 # %% [markdown]
 # The `full` budget reads a sweep and writes its table, with the protocol, to `results/`, for each data set apart.

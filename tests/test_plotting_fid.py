@@ -120,5 +120,5 @@ def test_a_floor_far_away_is_a_note_and_does_not_press_the_curves_together(value
         if arrow is None or (scale == "linear" and floor < 1):  # 0 lies next to values from 10 to 20
             assert axis.lines[-1].get_ydata()[0] == floor
         else:
-            assert texts(axis.texts) == [f"real images: {floor:.2g} {arrow}"]
+            assert texts(axis.texts) == [f"real images: {floor:.2g} {arrow}".replace("-", "−")]
             assert axis.get_ylim()[1] < 100
