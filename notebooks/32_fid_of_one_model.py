@@ -118,7 +118,7 @@ encoder, decoder, history = autoencoders.fit(
 #
 # Three ways to draw latents, as in [Samples across β](31_samples_over_beta.ipynb): from the **prior** $N(0, I)$, which is the paper's; from the prior after each latent has been
 # **settled**, moved and scaled to where the objective is least without changing any reconstruction, which short runs at small β have not done themselves; and from a
-# **mixture** of Gaussians fitted to the codes of training images (of the β-VAE: its posterior means), as Ghosh et al. (2020) sample their RAEs and, for comparison, their VAEs. Only the two objectives with a prior in them can be settled.
+# **mixture** of Gaussians fitted to the codes of training images (of the β-VAE: its posterior means), as Ghosh et al. (2020) sample their RAEs and, for comparison, their VAEs. Only the objectives with a prior in them, those of the β-VAE and of GRAE, can be settled.
 # Other latents come with another seed.
 
 # %%

@@ -45,7 +45,7 @@ import subprocess
 import tempfile
 import textwrap
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -343,7 +343,7 @@ def protocol(rows: list[dict]) -> dict[str, str]:
 table([{"protocol": key, "value": value} for key, value in protocol(rows).items()])
 
 # %% [markdown]
-# ## Fig. 4
+# ## FID over β, the figure
 #
 # Samples from the prior as the models were trained, which is the paper's protocol, and beside them from the settled models: short runs at small β have not brought their codes to the prior, and then the
 # samples say more about the number of steps than about β ([Samples across β](31_samples_over_beta.ipynb) explains it, and why nothing else about the model changes).
@@ -522,11 +522,11 @@ for command in commands(rows):
 
 # %%
 if budget == "full":
-    common, counts = design(rows), defaultdict(int)
-    for row in rows:
-        counts[row["objective"], row["beta"]] += row["objective"] in PAIR
+    common, counts = design(rows), Counter((row["objective"], row["beta"]) for row in rows if row["objective"] in PAIR)
+    if lacking := sorted({(objective, beta) for objective in PAIR for _, beta in counts} - set(counts)):
+        raise ValueError(f"sweep: {sweep} is not whole, and not frozen: no finished job of {lacking}")
     made = {key: value for key, value in common.items() if key not in PARAMETERS} | {
-        "repeats": min(count for count in counts.values() if count), "betas": sorted({row["beta"] for row in rows}),
+        "repeats": min(counts.values()), "betas": sorted({row["beta"] for row in rows}),
         "others": sorted({row["objective"] for row in rows} - set(PAIR)),
     }  # fmt: skip
     commits, devices = ({str(row[key]) for row in rows} for key in ("commit", "device"))
@@ -562,31 +562,31 @@ def frozen_figure(which: str, draw, *arguments):
     return draw(kept[which].tables["jobs"], *arguments) if which in kept else None
 
 
-# %% mystnb={"image": {"alt": "The frozen sweep on CelebA: FID and KID over beta for both models, as trained and settled, with bars, dots for each run, and the floor."}, "figure": {"caption": "Fig. 4, frozen sweep on CelebA: FID and KID over β, as trained (above) and settled (below). Mean ± standard deviation over seeds, a dot for each run. Dotted: real images against real images.", "name": "fig-fid-beta-celeba"}}
+# %% mystnb={"image": {"alt": "The frozen sweep on CelebA: FID and KID over beta for both models, as trained and settled, with bars, dots for each run, and the floor."}, "figure": {"caption": "FID and KID over β, frozen sweep on CelebA, of the size stated above, as trained (above) and settled (below). Mean ± standard deviation over seeds, a dot for each run. Dotted: real images against real images.", "name": "fig-fid-beta-celeba"}}
 figure = frozen_figure("celeba", over_beta, ("fid", "kid"))
 
-# %% mystnb={"image": {"alt": "The frozen sweep on CelebA: precision and recall over beta for both models, as trained and settled, with the floor."}, "figure": {"caption": "Precision and recall over β, frozen sweep on CelebA, as the figure above.", "name": "fig-precision-recall-celeba"}}
+# %% mystnb={"image": {"alt": "The frozen sweep on CelebA: precision and recall over beta for both models, as trained and settled, with the floor."}, "figure": {"caption": "Precision and recall over β, frozen sweep on CelebA, of the size stated above, as the figure above.", "name": "fig-precision-recall-celeba"}}
 figure = frozen_figure("celeba", over_beta, ("precision", "recall"))
 
-# %% mystnb={"image": {"alt": "The frozen sweep on CelebA: for each model at one beta, FID, KID, precision and recall from the prior, as trained and settled, and from the mixture."}, "figure": {"caption": "All models at one β, frozen sweep on CelebA: samples from the prior, as trained and settled, and from the mixture. Dotted: real images.", "name": "fig-fid-mixture-celeba"}}
+# %% mystnb={"image": {"alt": "The frozen sweep on CelebA: for each model at one beta, FID, KID, precision and recall from the prior, as trained and settled, and from the mixture."}, "figure": {"caption": "All models at one β, frozen sweep on CelebA, of the size stated above: samples from the prior, as trained and settled, and from the mixture. Dotted: real images.", "name": "fig-fid-mixture-celeba"}}
 figure = frozen_figure("celeba", beside_mixture)
 
-# %% mystnb={"image": {"alt": "The frozen sweep on Labeled Faces in the Wild: FID and KID over beta for both models, as trained and settled, with bars, dots for each run, and the floor."}, "figure": {"caption": "Fig. 4, frozen sweep on Labeled Faces in the Wild: FID and KID over β, as trained (above) and settled (below). Mean ± standard deviation over seeds, a dot for each run. Dotted: real images against real images.", "name": "fig-fid-beta-lfw"}}
+# %% mystnb={"image": {"alt": "The frozen sweep on Labeled Faces in the Wild: FID and KID over beta for both models, as trained and settled, with bars, dots for each run, and the floor."}, "figure": {"caption": "FID and KID over β, frozen sweep on Labeled Faces in the Wild, of the size stated above, as trained (above) and settled (below). Mean ± standard deviation over seeds, a dot for each run. Dotted: real images against real images.", "name": "fig-fid-beta-lfw"}}
 figure = frozen_figure("lfw", over_beta, ("fid", "kid"))
 
-# %% mystnb={"image": {"alt": "The frozen sweep on Labeled Faces in the Wild: precision and recall over beta for both models, as trained and settled, with the floor."}, "figure": {"caption": "Precision and recall over β, frozen sweep on Labeled Faces in the Wild, as the figure above.", "name": "fig-precision-recall-lfw"}}
+# %% mystnb={"image": {"alt": "The frozen sweep on Labeled Faces in the Wild: precision and recall over beta for both models, as trained and settled, with the floor."}, "figure": {"caption": "Precision and recall over β, frozen sweep on Labeled Faces in the Wild, of the size stated above, as the figure above.", "name": "fig-precision-recall-lfw"}}
 figure = frozen_figure("lfw", over_beta, ("precision", "recall"))
 
-# %% mystnb={"image": {"alt": "The frozen sweep on Labeled Faces in the Wild: for each model at one beta, FID, KID, precision and recall from the prior, as trained and settled, and from the mixture."}, "figure": {"caption": "All models at one β, frozen sweep on Labeled Faces in the Wild: samples from the prior, as trained and settled, and from the mixture. Dotted: real images.", "name": "fig-fid-mixture-lfw"}}
+# %% mystnb={"image": {"alt": "The frozen sweep on Labeled Faces in the Wild: for each model at one beta, FID, KID, precision and recall from the prior, as trained and settled, and from the mixture."}, "figure": {"caption": "All models at one β, frozen sweep on Labeled Faces in the Wild, of the size stated above: samples from the prior, as trained and settled, and from the mixture. Dotted: real images.", "name": "fig-fid-mixture-lfw"}}
 figure = frozen_figure("lfw", beside_mixture)
 
-# %% mystnb={"image": {"alt": "The frozen sweep on MNIST: FID and KID over beta for both models, as trained and settled, with bars, dots for each run, and the floor."}, "figure": {"caption": "Fig. 4, frozen sweep on MNIST: FID and KID over β, as trained (above) and settled (below). Mean ± standard deviation over seeds, a dot for each run. Dotted: real images against real images.", "name": "fig-fid-beta-mnist"}}
+# %% mystnb={"image": {"alt": "The frozen sweep on MNIST: FID and KID over beta for both models, as trained and settled, with bars, dots for each run, and the floor."}, "figure": {"caption": "FID and KID over β, frozen sweep on MNIST, of the size stated above, as trained (above) and settled (below). Mean ± standard deviation over seeds, a dot for each run. Dotted: real images against real images.", "name": "fig-fid-beta-mnist"}}
 figure = frozen_figure("mnist", over_beta, ("fid", "kid"))
 
-# %% mystnb={"image": {"alt": "The frozen sweep on MNIST: precision and recall over beta for both models, as trained and settled, with the floor."}, "figure": {"caption": "Precision and recall over β, frozen sweep on MNIST, as the figure above.", "name": "fig-precision-recall-mnist"}}
+# %% mystnb={"image": {"alt": "The frozen sweep on MNIST: precision and recall over beta for both models, as trained and settled, with the floor."}, "figure": {"caption": "Precision and recall over β, frozen sweep on MNIST, of the size stated above, as the figure above.", "name": "fig-precision-recall-mnist"}}
 figure = frozen_figure("mnist", over_beta, ("precision", "recall"))
 
-# %% mystnb={"image": {"alt": "The frozen sweep on MNIST: for each model at one beta, FID, KID, precision and recall from the prior, as trained and settled, and from the mixture."}, "figure": {"caption": "All models at one β, frozen sweep on MNIST: samples from the prior, as trained and settled, and from the mixture. Dotted: real images.", "name": "fig-fid-mixture-mnist"}}
+# %% mystnb={"image": {"alt": "The frozen sweep on MNIST: for each model at one beta, FID, KID, precision and recall from the prior, as trained and settled, and from the mixture."}, "figure": {"caption": "All models at one β, frozen sweep on MNIST, of the size stated above: samples from the prior, as trained and settled, and from the mixture. Dotted: real images.", "name": "fig-fid-mixture-mnist"}}
 figure = frozen_figure("mnist", beside_mixture)
 
 # %%

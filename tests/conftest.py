@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.project import ROOT, Project, cores
+from grae_helpers.executors import cores
+from tools.project import ROOT, Project
 
 # A second thread gains nothing on small tensors, and two processes of two threads starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -6,8 +6,10 @@ import subprocess
 import tempfile
 from types import SimpleNamespace
 
+import dask_jobqueue
 import pytest
 import torch
+import yaml
 from scipy import stats
 from torch import nn
 
@@ -110,6 +112,46 @@ def make_plan(book, words):
         options = run_notebooks._options(shlex.split(variables["ARGS"]))
         run_notebooks.plan(book, [], run_notebooks._collect(options.parameter, None), book.build / "run")
     return True
+
+
+def test_the_slurm_script_asks_for_what_it_says(monkeypatch, tmp_path):
+    """The page's own program, but for submitting: the batch script of a worker, and the sweep that it runs."""
+    seen = {}
+
+    def adapt(cluster, **limits):
+        seen.update(limits=limits, script=cluster.job_script())
+
+    monkeypatch.setattr(dask_jobqueue.SLURMCluster, "adapt", adapt)
+    monkeypatch.setattr(sweep, "main", lambda words: seen.update(words=words))
+    monkeypatch.chdir(tmp_path)
+    (program,) = blocks(ROOT / "book" / "howto.md", "py")
+    with pytest.raises(SystemExit):
+        exec(compile(program, "slurm.py", "exec"), {"__name__": "__main__"})
+    for line in ("-p gpu", "--cpus-per-task=4", "--mem=15G", "-t 04:00:00", "--gres=gpu:1"):
+        assert f"#SBATCH {line}\n" in seen["script"]
+    assert "export GRAE_DATA=$HOME/data\n" in seen["script"] and "--nthreads 1 " in seen["script"]
+    assert seen["limits"] == {"minimum_jobs": 10, "maximum_jobs": 10}
+    assert seen["words"][-2] == "--scheduler" and seen["words"][-1].startswith("tcp://")
+    assert len(sweep_plan(seen["words"], tmp_path / "sweep")) == 30
+
+
+def test_the_cluster_of_kubernetes_holds_together():
+    """Claims, volumes, mounts and ports name each other, and the sweep lies on what is mounted."""
+    (text,) = blocks(ROOT / "book" / "howto.md", "yaml")
+    claim, cluster = yaml.safe_load_all(text)
+    name, roles = cluster["metadata"]["name"], cluster["spec"]
+    for role in ("worker", "scheduler"):
+        pod = roles[role]["spec"]
+        (volume,), (container,) = pod["volumes"], pod["containers"]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/sweeps"}]
+        assert container["args"][:2] == ["dask", role]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert {port["targetPort"]: port["port"] for port in roles["scheduler"]["service"]["ports"]} == ports
+    assert roles["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == name
+    (command,) = [line for line in commands(ROOT / "book" / "howto.md") if "kubectl exec" in line]
+    assert f"deployment/{name}-scheduler" in command and "--out /sweeps/" in command
+    assert command.endswith(f"tcp://localhost:{ports['tcp-comm']}")
 
 
 @each

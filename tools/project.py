@@ -12,7 +12,6 @@ from pathlib import Path
 
 import yaml
 
-from grae_helpers.executors import cores  # noqa: F401 - the tools share the machine as sweeps do
 from grae_helpers.notebooks import BadInput as ToolError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_complet
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grae_helpers import notebooks
+from grae_helpers import executors, notebooks
 from grae_helpers.notebooks import Parameter
 from tools import project
 from tools.project import Project, ToolError
@@ -123,7 +123,7 @@ def environment(book: Project, jobs: int) -> dict[str, str]:
     """What is said to every kernel: settings of IPython that are nobody's; cores shared among the jobs."""
     variables = {"IPYTHONDIR": str(book.build / "ipython")}
     if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-        variables["OMP_NUM_THREADS"] = str(max(1, project.cores() // jobs))
+        variables["OMP_NUM_THREADS"] = str(max(1, executors.cores() // jobs))
     return variables
 
 
