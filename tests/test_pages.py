@@ -1,12 +1,13 @@
 """The pages that run nothing: what they say about code, commands and numbers is tried here."""
 
+import json
 import re
 import shlex
 import subprocess
+import sys
 import tempfile
 from types import SimpleNamespace
 
-import dask_jobqueue
 import pytest
 import torch
 import yaml
@@ -114,19 +115,29 @@ def make_plan(book, words):
     return True
 
 
-def test_the_slurm_script_asks_for_what_it_says(monkeypatch, tmp_path):
-    """The page's own program, but for submitting: the batch script of a worker, and the sweep that it runs."""
-    seen = {}
+SUBMITTING = """
+import json, sys
+import dask_jobqueue
+from grae_helpers import sweep
 
-    def adapt(cluster, **limits):
-        seen.update(limits=limits, script=cluster.job_script())
+seen = {}
+adapt = lambda cluster, **limits: seen.update(limits=limits, script=cluster.job_script())
+dask_jobqueue.SLURMCluster.adapt = adapt
+sweep.main = lambda words: print(json.dumps(seen | {"words": words}))
+exec(compile(sys.stdin.read(), "slurm.py", "exec"), {"__name__": "__main__"})
+"""
 
-    monkeypatch.setattr(dask_jobqueue.SLURMCluster, "adapt", adapt)
-    monkeypatch.setattr(sweep, "main", lambda words: seen.update(words=words))
-    monkeypatch.chdir(tmp_path)
+
+def test_the_slurm_script_asks_for_what_it_says(tmp_path):
+    """The page's own program, but for submitting: the batch script of a worker, and the sweep that it runs.
+
+    In a process of its own: to import dask_jobqueue changes what Ctrl-C does.
+    """
     (program,) = blocks(ROOT / "book" / "howto.md", "py")
-    with pytest.raises(SystemExit):
-        exec(compile(program, "slurm.py", "exec"), {"__name__": "__main__"})
+    command = [sys.executable, "-c", SUBMITTING]
+    done = subprocess.run(command, input=program, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stdout, done.stderr
+    seen = json.loads(done.stdout)
     for line in ("-p gpu", "--cpus-per-task=4", "--mem=15G", "-t 04:00:00", "--gres=gpu:1"):
         assert f"#SBATCH {line}\n" in seen["script"]
     assert "export GRAE_DATA=$HOME/data\n" in seen["script"] and "--nthreads 1 " in seen["script"]
