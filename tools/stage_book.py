@@ -6,7 +6,7 @@ here.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -18,6 +18,9 @@ from tools.project import Project, ToolError
 
 SHORTEST = 0.1
 """Seconds: a notebook that took less did not really run."""
+
+GENERATED: dict[str, Callable[[Project, dict[str, Path]], str]] = {}
+"""Pages that are computed: a page of _toc.yml, and what writes its Markdown from the chapters that ran."""
 
 
 def problems(notebook: nbformat.NotebookNode, source: Path) -> list[str]:
@@ -93,7 +96,7 @@ def check(book: Project, ran: Path) -> dict[str, Path]:
 
 
 def _exists(book: Project, page: str) -> bool:
-    return page.startswith("notebooks/") or (book.root / "book" / f"{page}.md").is_file()
+    return page.startswith("notebooks/") or page in GENERATED or (book.root / "book" / f"{page}.md").is_file()
 
 
 def _chapter_problems(book: Project, stem: str, path: Path) -> list[str]:
@@ -113,15 +116,18 @@ def stage(book: Project, ran: Path | None = None) -> Path:
     shutil.copytree(book.root / "book", staged)
     shutil.copy(book.root / "_toc.yml", staged)
     (staged / "notebooks").mkdir()
+    for page, write in GENERATED.items():
+        (staged / f"{page}.md").write_text(write(book, chapters), "utf8")
     for stem, path in chapters.items():
-        _copy_notebook(path, staged / "notebooks" / f"{stem}.ipynb")
+        _copy_notebook(book, path, staged / "notebooks" / f"{stem}.ipynb")
     (staged / "_config.yml").write_text(
         yaml.safe_dump(configuration(book), allow_unicode=True, sort_keys=False), "utf8"
     )
     return staged
 
 
-def _copy_notebook(path: Path, target: Path) -> None:
+def _copy_notebook(book: Project, path: Path, target: Path) -> None:
+    """The notebook as the site shows it: what belongs to the run taken out, what belongs to the page put in."""
     notebook = json.loads(path.read_text("utf8"))
     notebook["metadata"].pop("papermill", None)  # times and paths of the run are no business of the page
     for cell in notebook["cells"]:
