@@ -1,6 +1,7 @@
 """Run notebooks with papermill: notebooks/NN.py, as build/nb/NN.ipynb, to build/run/NN.ipynb.
 
 A notebook that fails is left in build/failed for inspection, never in build/run, and the exit status is 1.
+One that ran before, and of which nothing changed that it depends on, is not run again.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from grae_helpers import executors, notebooks
 from grae_helpers.notebooks import Parameter
-from tools import project
+from tools import freshness, project
 from tools.project import Project, ToolError
 
 COMMON = ("budget", "dataset", "seed", "device")
@@ -33,7 +34,18 @@ class Job:
     failed: Path
     values: dict
     merged: dict
+    key: str = ""
     variables: dict = field(default_factory=dict)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether what this run would make is there already."""
+        if not self.key or not self.output.is_file():
+            return False
+        try:
+            return notebooks.load(self.output).metadata.get("grae", {}).get("key") == self.key
+        except (OSError, ValueError, AttributeError):  # whatever it is, it is not what this run makes
+            return False
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,8 @@ def _job(
 ) -> Job:
     merged = {name: parameter.default for name, parameter in known.items()} | values
     name = f"{source.stem}.ipynb"
-    return Job(source.stem, source, clean, out / name, book.build / "failed" / name, values, merged, variables)
+    failed, key = book.build / "failed" / name, freshness.key(book, source, merged)
+    return Job(source.stem, source, clean, out / name, failed, values, merged, key, variables)
 
 
 def assign(known: dict[str, dict[str, Parameter]], given: dict[str, str]) -> dict[str, dict[str, object]]:
@@ -151,7 +164,7 @@ def _papermill(job: Job, root: Path) -> None:
 
 def _record(job: Job) -> None:
     notebook = notebooks.load(job.failed)
-    notebook.metadata["grae"]["parameters"] = job.merged
+    notebook.metadata["grae"].update(parameters=job.merged, key=job.key)
     notebook.metadata["papermill"].update(input_path=f"{job.stem}.ipynb", output_path=f"{job.stem}.ipynb")
     notebooks.write(notebook, job.failed)
 
@@ -196,6 +209,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--budget", help="test, book or full; the same as -p budget")
     parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     parser.add_argument("--out", type=Path, help="folder of the notebooks that ran (default: BUILD/run)")
+    parser.add_argument("--again", action="store_true", help="run also what has not changed since it ran")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: 1)")
     return parser.parse_args(arguments)
 
@@ -217,7 +231,11 @@ def main(arguments: list[str]) -> int:
     _make(book.build)
     jobs = plan(book, options.only, given, out, options.jobs)
     _make(out)
-    outcomes = run_all(jobs, book.root, options.jobs)
+    needed = [job for job in jobs if options.again or not job.fresh]
+    if len(needed) < len(jobs):
+        kept = len(jobs) - len(needed)
+        print(f"{kept} of {len(jobs)} notebooks not run again: nothing that they depend on has changed")
+    outcomes = run_all(needed, book.root, options.jobs) if needed else []
     failed = [outcome.stem for outcome in outcomes if outcome.problem]
     if failed:
         print(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(sorted(failed))}")
