@@ -1,6 +1,6 @@
 # make book    run the notebooks and build the site into _build/html   (BUDGET=test, JOBS=1, ARGS="-p seed 3")
 # make site    build the site again from the notebooks that already ran
-# make test    every test                                             (ARGS="-k jacobians")
+# make test    every test, in two processes                           (ARGS="-k jacobians", WORKERS=0 for one)
 # make serve   the site on http://localhost:8000                      (PORT=8000)
 # make full    every frozen result at the paper's sizes, on a GPU; goes on where it stopped  (ARGS="-p dataset mnist")
 # make bench   speed and memory, as ratios
@@ -12,6 +12,7 @@
 PYTHON ?= python3
 BUDGET ?= book
 JOBS ?= 2
+WORKERS ?= 2
 PORT ?= 8000
 FID = -p budget full -p latent_dim 128 -p features inception -p precision bfloat16 -p step graph $(ARGS)
 ARGS ?=
@@ -33,7 +34,7 @@ site: $(READY)
 	@$(PY) -m tools.build_book
 
 test: $(READY)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 serve: $(READY)
 	@test -f _build/html/index.html || $(MAKE) book

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -735,7 +736,7 @@ def test_the_generator_decides_probes_and_the_part_of_the_batch(name):
         ("rae", {"n_probes": 0}, ValueError, "n_probes: expected"),
         ("rae", {"regularizer": "l2", "dec": lambda z: DECODER(z)}, TypeError, "expected a module.*got function"),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),
 )  # fmt: skip
 def test_bad_options(name, options, error, message):
     with pytest.raises(error, match=message):

@@ -1,19 +1,14 @@
-"""The notebooks: their grammar, their round trip through .ipynb, and a run of each by nbmake."""
+"""The notebooks: their grammar, their round trip through .ipynb, and that each runs."""
 
 import ast
-import json
-import os
 import re
-import subprocess
-import sys
-import xml.etree.ElementTree as ElementTree
 
 import jupytext
-import nbformat
 import pytest
 
 from grae_helpers import notebooks
-from tools.project import ROOT, Project
+from tools import stage_book
+from tools.project import Project
 
 SOURCES = Project().sources
 LONGEST = 30
@@ -92,50 +87,11 @@ def test_markdown_reads_well_outside_the_site(source):
     assert found == [], "MyST directives, roles, labels and macros belong in book/"
 
 
-@pytest.fixture(scope="session")
-def nbmake(book):
-    """One run of nbmake over every notebook on the test budget: a mapping from stem to what went wrong."""
-    folder = book.build / "nbmake"
-    for source in SOURCES:
-        notebooks.write(on_test_budget(source), folder / f"{source.stem}.ipynb")
-    (folder / "pytest.ini").write_text("[pytest]\n", "utf8")
-    report = folder / "report.xml"
-    options = ["--nbmake", "--nbmake-timeout=300", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    environment["JUPYTER_PATH"] = str(kernel(book.build / "jupyter"))
-    command = [sys.executable, "-m", "pytest", *options, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert report.is_file(), done.stdout + done.stderr
-    return outcomes(report)
-
-
-def kernel(folder):
-    """A Jupyter path whose kernel `python3` is this interpreter, whatever kernels the user has."""
-    path = folder / "kernels" / "python3" / "kernel.json"
-    path.parent.mkdir(parents=True)
-    spec = {"argv": notebooks.kernel_command(), "display_name": "Python 3", "language": "python"}
-    path.write_text(json.dumps(spec), "utf8")
-    return folder
-
-
-def on_test_budget(source):
-    """nbmake injects no parameters, so a cell after the declared ones does."""
-    notebook = notebooks.read(source)
-    place = notebook.cells.index(cells_of(notebook)[0]) + 1
-    notebook.cells.insert(place, nbformat.v4.new_code_cell('budget = "test"', id="test-budget"))
-    return notebook
-
-
-def outcomes(report):
-    found = {}
-    for case in ElementTree.parse(report).iter("testcase"):
-        bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
-        stem = re.search(r"([\w-]+)(?:\.ipynb)?$", case.get("classname", "")) or re.search(r"(.*)", "")
-        found[stem[1]] = "\n".join((child.text or child.get("message", "")) for child in bad)
-    return found
-
-
 @each
-def test_nbmake_runs_it_on_the_test_budget(source, nbmake):
-    assert source.stem in nbmake, f"nbmake ran {sorted(nbmake)}"
-    assert nbmake[source.stem] == "", nbmake[source.stem]
+def test_it_runs_on_the_test_budget(source, ran):
+    """A notebook that failed is not there, and staging refuses one with a cell that did not run."""
+    path = ran / f"{source.stem}.ipynb"
+    assert path.is_file(), (ran.parent / "printed.txt").read_text("utf8")
+    notebook = notebooks.load(path)
+    assert notebook.metadata["grae"]["parameters"]["budget"] == "test"
+    assert list(stage_book.problems(notebook, source)) == []
