@@ -58,13 +58,14 @@ def test_rotation_baseline_of_a_rank_one_matrix():
     assert share.item() == pytest.approx(5 / 8, abs=0.01)
 
 
-def test_covariance_gap_is_beta_times_a_kl_divergence():
+def test_covariance_gap_is_beta_times_a_kl_divergence(claim):
     gram, sigma = random_gram(), random_covariance()
     best = torch.linalg.inv(torch.eye(6, dtype=torch.float64) + gram / BETA)
     zero = torch.zeros(5, 6, dtype=torch.float64)
     kl = kl_divergence(MultivariateNormal(zero, sigma), MultivariateNormal(zero, best))
     torch.testing.assert_close(geometry.covariance_gap(-gram, sigma, BETA), BETA * kl, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(geometry.covariance_gap(-gram, best, BETA), zero[:, 0], rtol=0, atol=1e-9)
+    claim("K11f", "holds")
 
 
 def test_covariance_gap_refuses_a_covariance_that_is_none():
@@ -144,3 +145,21 @@ def test_covariance_and_jacobian_against_autograd():
         torch.testing.assert_close(gram[i], 2 * J.T @ J, rtol=1e-8, atol=1e-10)
         torch.testing.assert_close(sigma[i], posterior.covariance_matrix[0].detach(), rtol=1e-8, atol=1e-10)
     assert math.isclose(sigma[0, 0, 2].item(), 0.0)
+
+
+def test_cosines_are_those_of_the_columns():
+    J = torch.randn(4, 9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    found = geometry.cosines(J.mT @ J)
+    for i in range(3):
+        for j in range(3):
+            expected = torch.cosine_similarity(J[:, :, i], J[:, :, j], dim=1)
+            torch.testing.assert_close(found[:, i, j], expected)
+    lengths = torch.tensor([0.1, 1.0, 30.0], dtype=torch.float64)
+    torch.testing.assert_close(geometry.cosines((J * lengths).mT @ (J * lengths)), found)
+    orthogonal = torch.diag(torch.tensor([4.0, 0.25]))[None]
+    assert torch.equal(geometry.cosines(orthogonal), torch.eye(2)[None])
+
+
+def test_cosines_refuse_a_diagonal_that_is_not_positive():
+    with pytest.raises(ValueError, match="expected positive diagonals, the least entry is 0"):
+        geometry.cosines(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]))

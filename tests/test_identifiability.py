@@ -61,7 +61,7 @@ def independent(u: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("name", PRIORS)
-def test_the_map_keeps_marginals_and_independence(name, flip):
+def test_the_map_keeps_marginals_and_independence(claim, name, flip):
     marginals = PRIORS[name]
     z = draws(marginals, 20_000)
     mixed = identifiability.mixing_transform(z, turn(33, flip), marginals)
@@ -69,6 +69,7 @@ def test_the_map_keeps_marginals_and_independence(name, flip):
         assert stats.kstest(column, marginal.cdf).pvalue > 1e-4
     assert independent(np.stack([m.cdf(c) for m, c in zip(marginals, mixed.T, strict=True)], 1))
     assert all(abs(stats.spearmanr(z[:, i], mixed[:, j])[0]) > 0.3 for i in (0, 1) for j in (0, 1)), "it does mix"
+    claim("K1b", "holds")
 
 
 def test_a_plain_rotation_of_non_gaussians_is_caught_by_these_tests():
@@ -205,7 +206,7 @@ def test_one_component_is_a_linear_map():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_conditional_map_keeps_a_mixture(flip):
+def test_the_conditional_map_keeps_a_mixture(claim, flip):
     prior, U = mixture(), turn(40, flip)
     z = prior.sample(20_000, seed=2)
     mixed = identifiability.conditional_mixing_transform(z, U, prior)
@@ -213,6 +214,7 @@ def test_the_conditional_map_keeps_a_mixture(flip):
     assert all(stats.kstest(column, "uniform").pvalue > 1e-4 for column in u.T) and independent(u)
     for weights in ([1.0, 0.0], [0.6, 0.8], [-0.8, 0.6]):  # against other draws, along other lines
         assert stats.ks_2samp(mixed @ weights, prior.sample(20_000, seed=9) @ weights).pvalue > 1e-4
+    claim("K1d", "holds")
 
 
 def test_the_conditional_maps_are_a_group():

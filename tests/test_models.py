@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import DOUBLE, normal, relative
+from ledger import verdict
 from torch import nn
 from torch.distributions import Distribution
 
@@ -83,6 +84,13 @@ def test_the_celeba_networks_end_at_64_pixels():
     q = encoder(torch.zeros(2, 3, 64, 64))
     assert (q.batch_shape, q.event_shape) == ((2,), (6,))
     assert decoder(q.mean).shape == (2, 3, 64, 64)
+
+
+def test_the_printed_celeba_decoder_ends_at_twice_the_size(claim):
+    """App. D's transposed convolutions, one channel each, from the printed side and from half of it."""
+    layers = [models.SameConvTranspose2d(1, 1, 5, stride) for stride in (1, 2, 2, 2)]
+    sides = [nn.Sequential(*layers)(torch.zeros(1, 1, start, start)).shape[-1] for start in (16, 8)]
+    claim("K12g", verdict(printed=sides[0] == 64, corrected=sides[1] == 64), ours=sides)
 
 
 @pytest.mark.parametrize("make", [lambda **k: models.mnist_encoder(5, width=1 / 64, **k),

@@ -85,7 +85,7 @@ def test_sampled_columns_are_unbiased(decoder, likelihood, k):
 
 @pytest.mark.parametrize(("decoder", "likelihood"), CASES)
 @pytest.mark.parametrize("k", [2, 3, LATENT])
-def test_pairs_of_columns_are_unbiased(decoder, likelihood, k):
+def test_pairs_of_columns_are_unbiased(decoder, likelihood, k, claim):
     arguments, options = (*repeated(decoder, likelihood), BETA), {"n_columns": k}
     with torch.no_grad():
         penalised = losses.grae_approx(*arguments, **options, orthogonality=0.7, generator=seeded(k)).decoder
@@ -93,6 +93,7 @@ def test_pairs_of_columns_are_unbiased(decoder, likelihood, k):
     matrix = gram(decoder, likelihood)
     cosines = matrix / np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
     check_mean(penalised, 0.7 * BETA / 2 * (np.square(cosines).sum() - LATENT) / 2)
+    claim("K9f", "holds")
 
 
 @pytest.mark.parametrize(("decoder", "likelihood"), CASES)
@@ -328,7 +329,7 @@ def test_lanczos_refuses_bad_input(arguments, error, message):
 # RAE as GRAE's first order (K&P §6, claim K15)
 
 
-def test_rae_is_the_first_order_of_grae():
+def test_rae_is_the_first_order_of_grae(claim):
     """(β/2) log|I + JᵀJ/β| − ½‖J‖²_F vanishes as β → ∞, by a part of order ‖J‖²/β of the penalty."""
     x, code, decoder = normal(6, D), normal(6, LATENT, seed=1), DECODERS["tanh"]
     j = fd_jacobian(decoder, code).numpy()
@@ -343,9 +344,10 @@ def test_rae_is_the_first_order_of_grae():
         assert (errors[-1] <= np.square(singular).max(1) / (2 * beta) * (1 + 1e-9)).all()
     assert np.allclose(errors[-1] * 1e4, second / penalty, rtol=1e-3)
     assert np.allclose(errors[0] / errors[1], 10, rtol=0.1)
+    claim("K15b", "holds")
 
 
-def test_the_series_of_the_log_determinant_diverges_beyond_the_root_of_beta():
+def test_the_series_of_the_log_determinant_diverges_beyond_the_root_of_beta(claim):
     """Σ_m (−1)^{m+1} s^{2m}/(m β^m) is log(1 + s²/β) only for singular values s < √β."""
     orders = np.arange(1, 41)
     for ratio, converges in ((0.8, True), (1.25, False)):
@@ -353,6 +355,7 @@ def test_the_series_of_the_log_determinant_diverges_beyond_the_root_of_beta():
         error = np.abs(np.cumsum(terms) - np.log1p(ratio))
         assert bool(error[-1] < 1e-4) is converges
         assert bool(error[-1] < error[0]) is converges
+    claim("K15a", "holds")
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-25, 1.0, 1e25])

@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path,
         uniqueness.study(Experiment(), [1], samples=5, folder=tmp_path)
 
 
-def test_gradient_descent_does_not_notice_fixed_rotations(monkeypatch):
+def test_gradient_descent_does_not_notice_fixed_rotations(claim, monkeypatch):
     """Turning the parameters of App. C's way changes the start, and no step after it, unlike Adam's."""
     experiment = Experiment("tanh", "full", amortized=False, noise=2.0, nodes=5)
     data, start = simulate(2, 15, "tanh", noise=2.0, seed=1), toy_vae.initial
@@ -227,12 +227,14 @@ def test_gradient_descent_does_not_notice_fixed_rotations(monkeypatch):
             decoders.append(uniqueness.train(experiment, data, [40] * 2, **options)[0]["A"])
         moved[optimizer] = (decoders[0] - decoders[1]).abs().max()
     assert moved["gradient_descent"] < 1e-9 < 1e-2 < moved["adam"]
+    claim("K6g", "refuted")
 
 
-def test_gradient_descent_at_the_papers_rate_diverges():
+def test_gradient_descent_at_the_papers_rate_diverges(claim):
     data = simulate(3, 50, seed=1)
     with pytest.raises(FloatingPointError, match="amortized, gradient_descent: all 3 trials diverged"):
         uniqueness.train(Experiment("identity"), data, [50] * 3, optimizer="gradient_descent")
+    claim("K6h", "open")
 
 
 def test_a_trial_that_diverges_leaves_the_others_alone(monkeypatch):
