@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 Decoder = Callable[[Tensor], Tensor]
 
 _RANDOM = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+_DROPOUT = "decoder: dropout is in train mode; the Jacobian of a random function is not defined"
 
 
 def decode(decoder: Decoder, z: Tensor) -> Tensor:
@@ -95,6 +96,9 @@ class ConstantStatistics(TorchFunctionMode):
     pass. Dropout in train mode is refused, and so is TorchScript: once its executor has optimised a module,
     it loses tangents in silence.
 
+    Attention (`F.scaled_dot_product_attention`) and softmax are computed in plain operations: torch's own have no
+    tangents, or none that can be differentiated again.
+
     >>> passes = ConstantStatistics(torch.nn.BatchNorm1d(1, eps=0.0))
     >>> passes.run(torch.tensor([[-1.0], [1.0]])).tolist(), passes.run(torch.tensor([[3.0]])).tolist()
     ([[-1.0], [1.0]], [[3.0]])
@@ -124,7 +128,13 @@ class ConstantStatistics(TorchFunctionMode):
         if func is F.instance_norm and kwargs.get("use_input_stats", True) and not self._updates():
             kwargs |= {"running_mean": None, "running_var": None}  # per sample, so that only the update goes
         if func in _RANDOM and kwargs["training"] and kwargs["p"] > 0:
-            raise ValueError("decoder: dropout is in train mode; the Jacobian of a random function is not defined")
+            raise ValueError(_DROPOUT)
+        if func is F.group_norm:  # its tangent is written for contiguous memory
+            args = (args[0].contiguous(), *args[1:])
+        if func in (F.softmax, torch.softmax, torch.Tensor.softmax):
+            return _softmax(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
         if func is torch.Tensor.add_ and args[0].dtype == torch.int64 and args[0].ndim == 0 and not self._updates():
             self._uncounted.add(id(args[0]))
             return args[0]  # num_batches_tracked counts forward passes, not passes of a derivative
@@ -164,3 +174,28 @@ class ConstantStatistics(TorchFunctionMode):
                 running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
                 running_var.lerp_((var.detach() * n / (n - 1)).to(running_var.dtype), momentum)
         return mean, var
+
+
+def _softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None, _stacklevel: int = 0) -> Tensor:
+    """In plain operations: the tangent of torch's own cannot be differentiated again."""
+    x = x if dtype is None else x.to(dtype)
+    risen = (x - x.amax(dim, keepdim=True).detach()).exp()
+    return risen / risen.sum(dim, keepdim=True)
+
+
+def _attention(
+    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+) -> Tensor:
+    """In plain operations: the fused kernels have no tangents."""
+    if dropout_p > 0:
+        raise ValueError(_DROPOUT)
+    if enable_gqa:
+        key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return _softmax(scores, -1) @ value

@@ -30,6 +30,23 @@ def off_block_energy(matrices: Tensor, block_size: int) -> Tensor:
     return (energy * ~mask).sum((1, 2)) / total
 
 
+def cosines(matrices: Tensor) -> Tensor:
+    """Each entry over the roots of its two diagonal entries, M_ij/√(M_ii M_jj), [batch, d, d].
+
+    For JᵀJ the cosine of the angle between two columns of J, whatever their lengths: 0 where they are orthogonal.
+    Raises ValueError where a diagonal entry is not positive.
+
+    >>> cosines(torch.tensor([[[4.0, 1.0], [1.0, 1.0]]]))
+    tensor([[[1.0000, 0.5000],
+             [0.5000, 1.0000]]])
+    """
+    diagonal = matrices.diagonal(dim1=1, dim2=2)
+    if not bool((diagonal > 0).all()):
+        raise ValueError(f"matrices: expected positive diagonals, the least entry is {diagonal.min().item():.3g}")
+    scale = diagonal.rsqrt()
+    return scale[:, :, None] * matrices * scale[:, None, :]
+
+
 def structure_price(curvature: Tensor, beta: float, block_size: int | None) -> Tensor:
     """What a posterior pays for entries outside its blocks: (β/2)(Σ_b log|M_bb| − log|M|), [batch], nats.
 

@@ -1,6 +1,7 @@
 """The book's figures: one style, one palette, and the figures of the MNIST chapters."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -69,8 +70,8 @@ def precision_beside_jacobian(panels: dict[str, tuple[np.ndarray, np.ndarray]]) 
     return figure
 
 
-def _matrix(figure: Figure, axis, matrix: np.ndarray, title: str) -> None:
-    limit = np.abs(matrix).max()
+def _matrix(figure: Figure, axis, matrix: np.ndarray, title: str, limit: float = 0.0) -> None:
+    limit = limit or np.abs(matrix).max()
     image = axis.imshow(matrix, cmap=DIVERGING, vmin=-limit, vmax=limit)
     d = len(matrix)
     axis.set(title=title, xlabel="latent index $i$", ylabel="latent index $j$")
@@ -78,6 +79,30 @@ def _matrix(figure: Figure, axis, matrix: np.ndarray, title: str) -> None:
     axis.set_yticks(range(0, d, max(1, d // 4)), range(1, d + 1, max(1, d // 4)))
     axis.grid(False)
     figure.colorbar(image, ax=axis, shrink=0.85)
+
+
+def blocks(models: Mapping[int, Mapping[str, np.ndarray]], now: int) -> Figure:
+    """A frame for the block size `now`: its matrices with the blocks outlined, on scales that all block sizes share.
+
+    `models` map a block size (d: full) to matrices [d, d] by title, the same titles for each, two in a row.
+    """
+    titles = list(models[now])
+    n = math.ceil(len(titles) / 2)
+    figure, axes = plt.subplots(n, 2, figsize=(WIDTH, 2.55 * n + 0.35), squeeze=False)
+    for axis, title in zip(axes.flat, titles, strict=False):
+        limit = max(np.abs(matrices[title]).max() for matrices in models.values())
+        _matrix(figure, axis, models[now][title], title, limit)
+        _outline(axis, len(models[now][title]), now)
+    d = len(models[now][titles[0]])
+    figure.suptitle(f"block size {now}" + {1: ", mean field", d: ", full"}.get(now, ""), fontsize=13)
+    return figure
+
+
+def _outline(axis, d: int, block_size: int) -> None:
+    for first in range(0, d, block_size):
+        side = min(block_size, d - first)
+        corner = (first - 0.5, first - 0.5)
+        axis.add_patch(plt.Rectangle(corner, side, side, fill=False, edgecolor="black", clip_on=False))
 
 
 def off_block_energy(rows: Sequence[dict]) -> Figure:
@@ -127,6 +152,60 @@ def objectives_over_beta(curves: dict[str, dict[str, np.ndarray]], offset: float
     handles = [handle for axis in axes[0] for handle in axis.get_legend_handles_labels()[0]]
     figure.legend(handles, [handle.get_label() for handle in handles], loc="outside upper center", ncols=2)
     return figure
+
+
+PARTS = {
+    "reconstruction": "½‖x − g(h)‖²",
+    "regularisers": "½β(‖h‖² + log|M|)",
+    "forced": "forced by the family",
+    "missed": "missed by the encoder",
+}
+
+
+def objective_parts(curves: Mapping[str, Mapping[str, np.ndarray]], now: int, offset: float = 0.0) -> Figure:
+    """The objectives taken apart at β number `now`, a bar per family: GRAE's two parts and what Taylor adds.
+
+    Below, the same from GRAE on, with the β-VAE's objective marked. `curves` as in `objectives_over_beta`, with
+    "gap", "forced" and "squared_error" besides; the axes are the same for every `now`.
+    """
+    families = list(curves)
+    size = (WIDTH, 0.8 * len(families) + 2.4)
+    figure, (whole, above) = plt.subplots(2, 1, figsize=size)
+    every = [_parts(curve, offset) for curve in curves.values()]
+    for i, (curve, parts) in enumerate(zip(curves.values(), every, strict=True)):
+        _stack(whole, i, parts, now, list(PARTS))
+        _stack(above, i, parts, now, ["forced", "missed"])
+        excess = curve["beta_vae"][now] - curve["grae"][now]
+        above.plot(excess, i, "D", color="black", label="β-VAE (Eq. 2)" if i == 0 else None)
+    ends = [(curve["beta_vae"] - curve["grae"], curve["gap"]) for curve in curves.values()]
+    above.set_xlim(min(0.0, *(1.1 * a.min() for a, _ in ends)), 1.05 * max(max(a.max(), b.max()) for a, b in ends))
+    whole.set_xlim(0, 1.02 * max(sum(parts.values()).max() for parts in every))
+    whole.set_xlabel("objective (nats): GRAE is the first two parts, Taylor all four")
+    above.set_xlabel("objective − GRAE (nats)")
+    for axis in (whole, above):
+        axis.set_yticks(range(len(families)), families)
+        axis.set_ylim(len(families) - 0.5, -0.5)
+        axis.grid(axis="y", visible=False)
+    entries = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in (whole, above)]
+    named = {label: handle for found in entries for handle, label in found}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2)
+    figure.suptitle(f"β = {next(iter(curves.values()))['beta'][now]:g}", fontsize=13)
+    return figure
+
+
+def _parts(curve: Mapping[str, np.ndarray], offset: float) -> dict[str, np.ndarray]:
+    """Four arrays over β whose sum is Taylor's objective without the offset; the first two are GRAE's."""
+    half = curve["squared_error"] / 2
+    found = (half, curve["grae"] - offset - half, curve["forced"], curve["gap"] - curve["forced"])
+    return dict(zip(PARTS, found, strict=True))
+
+
+def _stack(axis, place: int, parts: Mapping[str, np.ndarray], now: int, names: Sequence[str]) -> None:
+    left = 0.0
+    for name in names:
+        colour, label = PALETTE[list(PARTS).index(name)], PARTS[name] if place == 0 else None
+        axis.barh(place, parts[name][now], left=left, height=0.65, color=colour, label=label)
+        left += parts[name][now]
 
 
 def gap_per_image(analytic: dict[str, np.ndarray], measured: dict[str, np.ndarray]) -> Figure:

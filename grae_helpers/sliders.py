@@ -13,7 +13,9 @@ from PIL import Image
 DPI = 120
 """Pixels per inch of a frame: as sharp as its bytes allow."""
 COLOURS = 32
-"""Colours of a frame's palette, enough for a few hues and their smoothed edges; photographs need 256."""
+"""Colours of a frame's palette, enough for a few hues and their smoothed edges; a colour map needs more."""
+QUALITY = 92
+"""Of a frame without a palette, a JPEG: photographs at a quarter of their size, and no edge visibly softer."""
 
 # A card of its own, white in both colour schemes, so that frame and control are readable wherever they land.
 STYLE = """
@@ -23,17 +25,23 @@ STYLE = """
 .grae-slider input{flex:1 1 6em;min-width:0;height:2.5em;margin:0;accent-color:#0173b2;cursor:pointer}
 .grae-slider output{min-width:3em;text-align:right;font-weight:600;font-variant-numeric:tabular-nums}
 .grae-slider img{display:block;width:auto;height:auto;max-width:100%;margin:0 auto;background:#fff}
+@media (max-width:599px){.grae-slider .control span{flex-basis:100%}}
 @media screen and (min-width:600px){.grae-slider img{max-height:85vh}}
 .grae-slider figcaption{margin-top:.5em;color:inherit}
 @media print{.grae-slider .control{display:none}}
 """
 
-# The frames wait in the template, where nothing shows them; the one picture takes its place and words from there.
+# The frames wait in the template, where nothing shows or loads them; the one picture takes its place and words from
+# there. The attribute is read, since a template's images have no page from which to resolve an address.
+FRAMES = "const s=this.closest('figure').querySelector('template').content.children;"
+NEXT = "for(const k of[-1,1]){const m=s[+this.value+k];if(m)new Image().src=m.getAttribute('src')}"
 MOVE = (
-    "const f=this.closest('figure'),n=f.querySelector('template').content.children[this.value],"
-    "p=f.querySelector('img'),t=n.dataset.value;"
-    "p.src=n.src;p.alt=n.alt;f.querySelector('output').value=t;this.setAttribute('aria-valuetext',t)"
+    f"{FRAMES}const n=s[this.value],f=this.closest('figure'),p=f.querySelector('img'),t=n.dataset.value;"
+    "p.src=n.getAttribute('src');p.alt=n.alt;f.querySelector('output').value=t;"
+    f"this.setAttribute('aria-valuetext',t);{NEXT}"
 )
+# Where the frames are files, the neighbours load as soon as a reader turns to the control.
+ASKED = FRAMES + NEXT
 REVEAL = "this.closest('figure').querySelector('.control').hidden=false"
 
 
@@ -59,7 +67,7 @@ def slider(
     start: int = 0,
     *,
     caption: str,
-    colours: int = COLOURS,
+    colours: int | None = COLOURS,
 ) -> Slider:
     """A control over precomputed frames, one of them visible at a time, starting with frame number `start`.
 
@@ -67,7 +75,7 @@ def slider(
     and where a page strips scripts, the start frame remains as a still picture and the control is hidden; in
     print the frame chosen last. `values` are what the control says at each frame ("30°"), `label` what it moves
     ("angle"), `alts` what each frame shows, `caption` what stands below; all plain text. `colours` of the palette,
-    256 for photographs. Each figure is closed once it is drawn, so a generator keeps one in memory at a time.
+    None for photographs. Each figure is closed once it is drawn, so a generator keeps one in memory at a time.
     Raises ValueError for fewer than two frames, unlike numbers of frames, values and alts, an empty text, frames
     of different sizes, more than 256 colours, and a start that is no frame; TypeError for other kinds.
 
@@ -82,8 +90,8 @@ def slider(
     label, caption = _text("label", label), _text("caption", caption)
     if not isinstance(frames, Iterable):
         raise TypeError(f"frames: expected matplotlib figures, got one {type(frames).__name__}")
-    if isinstance(colours, bool) or not isinstance(colours, int) or not 2 <= colours <= 256:
-        raise ValueError(f"colours: expected 2 to 256, got {colours!r}")
+    if colours is not None and (type(colours) is not int or not 2 <= colours <= 256):
+        raise ValueError(f"colours: expected 2 to 256, or None for photographs, got {colours!r}")
     pictures = [_draw(frame, colours) for frame in frames]
     if not len(pictures) == len(values) == len(alts) > 1:
         raise ValueError(
@@ -122,7 +130,8 @@ def _page(
         f'<figure class="grae-slider"><style>{STYLE}</style>'
         f'<div class="control" hidden><span aria-hidden="true">{label}</span>'
         f'<input type="range" min="0" max="{len(values) - 1}" step="1" value="{start}" autocomplete="off" '
-        f'aria-label="{label}" aria-valuetext="{values[start]}" oninput="{MOVE}">'
+        f'aria-label="{label}" aria-valuetext="{values[start]}" '
+        f'oninput="{MOVE}" onfocus="{ASKED}" onpointerenter="{ASKED}">'
         f'<output aria-hidden="true">{values[start]}</output></div>'
         f'<img src="{sources[start]}" alt="{alts[start]}" width="{width}" height="{height}" onload="{REVEAL}">'
         f"<template>{frames}</template>"
@@ -130,16 +139,19 @@ def _page(
     )
 
 
-def _draw(frame: Figure, colours: int) -> tuple[str, tuple[int, int]]:
-    """The frame as a data URI, a PNG with a palette, and its size in pixels."""
+def _draw(frame: Figure, colours: int | None) -> tuple[str, tuple[int, int]]:
+    """The frame as a data URI, a PNG with a palette or a JPEG, and its size in pixels."""
     if not isinstance(frame, Figure):
         raise TypeError(f"frames: expected matplotlib figures, got {type(frame).__name__}")
     drawn, packed = io.BytesIO(), io.BytesIO()
     frame.savefig(drawn, format="png", dpi=DPI, facecolor="white")
     plt.close(frame)
-    image = Image.open(drawn).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
-    image.save(packed, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode(), image.size
+    image, kind = Image.open(drawn).convert("RGB"), "jpeg" if colours is None else "png"
+    if colours is None:
+        image.save(packed, format=kind, quality=QUALITY, subsampling=0, optimize=True)
+    else:
+        image.quantize(colours, dither=Image.Dither.NONE).save(packed, format=kind, optimize=True)
+    return f"data:image/{kind};base64," + base64.b64encode(packed.getvalue()).decode(), image.size
 
 
 def _texts(name: str, texts: Sequence[str]) -> list[str]:

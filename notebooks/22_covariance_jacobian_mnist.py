@@ -47,7 +47,7 @@ import numpy as np
 import torch
 
 from grae_helpers import autoencoders, data, geometry, jacobians, likelihoods, losses, models
-from grae_helpers import plotting, posteriors, published, results, runtime, training
+from grae_helpers import plotting, posteriors, published, results, runtime, sliders, training
 
 PARAMETERS = dict(
     dataset=dataset, budget=budget, beta=beta, latent_dim=latent_dim, block_size=block_size,
@@ -211,24 +211,56 @@ figure = plotting.reconstructions(held_out[:10, 0].cpu().numpy(), decoded)
 # %% [markdown]
 # ## The matrices side by side
 #
-# As in Fig. 2 and 7: $\Sigma^{-1}$ on the left and $J^\top J$ on the right, at the posterior mean of the first test image.
-
-# %% mystnb={"image": {"alt": "Pairs of square matrices, one pair a posterior family: on the left the posterior's precision, with the family's blocks, on the right J transpose J."}, "figure": {"caption": "The posterior's precision Σ⁻¹ (left) and JᵀJ (right) of one test image, for each posterior family. Left, the zeros outside the blocks are there by construction; right, the decoder was free. Each on its own scale: Eq. 11 relates Σ⁻¹ to I + JᵀJ/β.", "name": "fig-precision-jacobian"}}
-panels = {
-    family: (torch.linalg.inv(covariance[0]).numpy(), gram[0].numpy())
-    for family, (covariance, gram, _) in main.items()
-}
-figure = plotting.precision_beside_jacobian(panels)
+# As in Fig. 2 and 7: $\Sigma^{-1}$ on the left and $J^\top J$ on the right, at the posterior mean of the first test image; and below them what is
+# typical over the test images, whatever the sizes of the latents: each entry divided by the roots of its two diagonal entries. For $J^\top J$ that is the cosine of the angle
+# between two columns of $J$. Move the slider, or focus it and use the arrow keys: it changes the blocks that the posterior may have.
 
 # %%
-own = main[posteriors.family_name(blocks)]
-inside = 1 - geometry.off_block_energy(own[1][:1], blocks or latent_dim).item()
-plotting.show(
-    f"Left, the zeros outside the blocks are there by construction. Right, nothing forces them: for "
-    f"{posteriors.family_name(blocks)}, {inside:.0%} of this image's squared norm of $J^\\top J$ lies in the blocks."
-)
+def block_slider(models: dict[int, tuple[torch.Tensor, torch.Tensor]], run: str) -> sliders.Slider:
+    """A frame for each block size, from its Σ⁻¹ and JᵀJ, both [n, d, d]."""
+    frames, alts, d = {}, [], len(next(iter(models.values()))[0][0])
+    for b, pair in models.items():
+        cosines = [geometry.cosines(matrices).square().mean(0).sqrt() for matrices in pair]
+        names = ("$\\Sigma^{-1}$", "$J^\\top J$")
+        frames[b] = {f"{name}, one image": matrices[0].numpy() for name, matrices in zip(names, pair, strict=True)}
+        frames[b] |= {f"{name}, cosines": matrix.numpy() for name, matrix in zip(names, cosines, strict=True)}
+        inside = 1 - geometry.off_block_energy(pair[1], b).mean().item()
+        alts.append(f"Blocks of {b} of {d} latents: they hold {inside:.0%} of the squared norm of JᵀJ, all of that of Σ⁻¹.")
+    values = [f"{b}{', mean field' if b == 1 else ', full' if b == d else ''}" for b in models]
+    return sliders.slider(
+        (plotting.blocks(frames, b) for b in frames), values, "block size b", alts, min(1, len(models) - 1),
+        caption="The posterior's precision Σ⁻¹ (left) and JᵀJ (right), with the posterior's blocks outlined. Above, those of one test "
+        "image, as in the paper; Eq. 11 relates Σ⁻¹ to I + JᵀJ/β. Below, the root mean square over the test images of each entry "
+        f"divided by the roots of its two diagonal entries. The colours mean the same at every block size. {run}.", colours=128,
+    )  # fmt: skip
+
+
+pairs = {
+    b or latent_dim: (torch.linalg.inv(covariance), gram)
+    for (*c, b), (covariance, gram, _) in measured.items() if c == [beta, latent_dim]
+}  # fmt: skip
+block_slider(pairs, f"Live run, {budget} budget")
+
+# %%
+def in_and_out(models: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> list[dict]:
+    """The typical cosine of two columns of J that share a block, and of two that do not."""
+    rows = []
+    for b, (_, gram) in models.items():
+        squares, mask = geometry.cosines(gram).square().mean(0), posteriors.block_mask(len(gram[0]), b)
+        kinds = {"in one block": mask & ~torch.eye(len(mask), dtype=torch.bool), "in two blocks": ~mask}
+        cosines = {k: f"{squares[which].mean().sqrt():.2f}" if which.any() else "none" for k, which in kinds.items()}
+        inside = 1 - geometry.off_block_energy(gram, b).mean().item()
+        rows.append({"block size": b} | cosines | {"norm in the blocks": inside})
+    return rows
+
+
+plotting.table(in_and_out(pairs), **{"norm in the blocks": ".0%"})
 
 # %% [markdown]
+# On the left, the zeros outside the blocks are there by construction. On the right nothing forces them: the decoder was free. The table has the typical cosine of two columns
+# of $J$ whose latents share a block and of two that do not, and the mean share of the squared norm of $J^\top J$ that lies in the blocks.
+# In the last row all latents share the one block: nothing is asked of any pair, and its cosine is what the others are to be compared with.
+#
 # ## A number for "block diagonal"
 #
 # The off-block energy of a matrix $G$ is the share of $\|G\|_F^2$ outside its diagonal blocks: 0 for a block-diagonal matrix. Since
@@ -331,6 +363,26 @@ if frozen is not None:
         panels["β={beta}, d={d}, b={b}".format(**row)] = np.linalg.inv(covariance), gram
     figure = plotting.precision_beside_jacobian(panels)
 
+# %% [markdown]
+# The same over the block size, for the first configuration:
+
+# %%
+def thawed(frozen: results.Frozen) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Σ⁻¹ and JᵀJ of the first configuration that was frozen, by block size."""
+    rows, found = frozen.tables["models"], {}
+    for row in (row for row in rows if (row["beta"], row["d"]) == (rows[0]["beta"], rows[0]["d"])):
+        key = "{beta}-{d}-{b}".format(**row)
+        covariance, gram = (torch.from_numpy(frozen.arrays[f"{part}-{key}"]).double() for part in ("covariance", "gram"))
+        found[row["b"] or row["d"]] = torch.linalg.inv(covariance), gram
+    return found
+
+
+block_slider(thawed(frozen), "Frozen run named above") if frozen is not None else None
+
+# %%
+if frozen is not None:
+    plotting.table(in_and_out(thawed(frozen)), **{"norm in the blocks": ".0%"})
+
 # %%
 if frozen is not None:
     plotting.table(published.relative_structure(of_first(kept)), **FORMATS)
@@ -383,6 +435,19 @@ before, after = (geometry.off_block_energy(m, b).mean().item() for m in (gram, s
 plotting.show(
     f"It goes from {before:.3f} to {after:.3f} for {posteriors.family_name(b)}. A block posterior is free within its "
     "blocks, so an entry that was inside falls outside after a reordering. A mean-field model would not notice."
+)
+
+# %% [markdown]
+# **3. Change a parameter.** Set `block_size = 4` and run the chapter again, on Colab or here: the figure gets bars for a fourth mask. Guess first: can a matrix have more energy outside blocks of 4 than outside blocks of 2? Outside blocks of 3 than outside blocks of 2?
+
+# %% tags=["hide-cell"]
+outside = {m: [geometry.off_block_energy(gram, m).mean().item() for _, gram, _ in measured.values() if m < gram.shape[-1]] for m in (2, 3, 4)}
+nested = [geometry.off_block_energy(gram, 2) - geometry.off_block_energy(gram, 4) for _, gram, _ in measured.values() if gram.shape[-1] > 4]
+assert all((difference > -1e-6).all() for difference in nested)
+listed = ", ".join(f"{sum(energies) / len(energies):.3f} for {m}" for m, energies in outside.items() if energies)
+plotting.show(
+    "No: blocks of 4 contain those of 2, so less lies outside. Blocks of 3 and of 2 do not contain each other, and either order is possible. "
+    f"On average over the models above: {listed}. So a family is compared with the full covariance under *one* mask, its own."
 )
 
 # %% [markdown]

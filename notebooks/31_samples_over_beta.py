@@ -140,7 +140,7 @@ assert math.isclose(rows[2]["share"], rows[0]["share"], rel_tol=1e-4)
 # at the optimum both have the same $A$ up to signs and order.
 #
 # Does training find this? Four waves on 8×8 pixels, the finer ones with less variance; the objectives see no more of the data than mean and covariance, so eight
-# points $\\pm\\sqrt{4\\lambda_i}\\,u_i$ are as good as many. Four latents, both objectives, from the same weights.
+# points $\pm\sqrt{4\lambda_i}\,u_i$ are as good as many. Four latents, both objectives, from the same weights.
 
 # %%
 FEW, i = 4, (torch.arange(8, dtype=torch.float64) + 0.5) / 8
@@ -283,6 +283,7 @@ def evaluated(objective: str, beta: float, seed: int) -> dict[str, np.ndarray]:
         "seconds": np.array(history["seconds"]), "settled_square": square.numpy(),
     }  # fmt: skip
     found |= {f"shown {kind}": drawn_by[:SHOWN].numpy() for kind, drawn_by in samples.items()}
+    found["shown again"] = again[:SHOWN].numpy()
     return found | {f"{kind}.{key}": value for kind in samples for key, value in measured(samples[kind]).items()}
 
 
@@ -339,7 +340,7 @@ assert max(errors.values()) < trivial.mean(), "at the least β, a model did not 
 # %% [markdown]
 # ## The samples
 #
-# The first latents, decoded by both settled models. Move the slider, or focus it and use the arrow keys.
+# Above, test images and what each model makes of them; below, the first latents, decoded by both settled models. Move the slider, or focus it and use the arrow keys.
 
 # %%
 def curves(models: dict, kind: str = "settled") -> dict[str, dict[str, np.ndarray]]:
@@ -351,7 +352,7 @@ def curves(models: dict, kind: str = "settled") -> dict[str, dict[str, np.ndarra
     for objective in PAIR:
         betas = sorted({beta for which, beta, _ in models if which == objective})
         of = [[model for key, model in models.items() if key[:2] == (objective, beta)] for beta in betas]
-        curve = {"beta": np.array(betas), "active": np.array([np.mean([m["active"] for m in some]) for some in of])}
+        curve = {"beta": np.array(betas)} | {key: np.array([np.mean([m[key] for m in some]) for some in of]) for key in ("active", "error")}
         for measure in ("tv", "share", "spread", "distance"):
             rows = [[value_and_error(model, f"{kind}.{measure}") for model in some] for some in of]
             means = np.array([[value for value, _ in row] for row in rows])
@@ -372,18 +373,31 @@ def value_and_error(model: dict, measure: str) -> tuple[float, float]:
 
 # %%
 def sample_slider(shown: dict[float, dict[str, np.ndarray]], curves: dict, caption: str) -> sliders.Slider:
-    """A frame for each β: the β-VAE's samples above those of GRAE≈."""
+    """A frame for each β: the rows that are shown, under their names."""
     alts = [
-        f"β = {beta:g}: " + "; ".join(f"{who}, TV {curve['tv'][i]:.4f}" for who, curve in curves.items())
+        f"β = {beta:g}: " + "; ".join(
+            f"{who}, squared error {curve['error'][i]:.1f}, TV of samples {curve['tv'][i]:.4f}" for who, curve in curves.items()
+        )
         for i, beta in enumerate(shown)
-    ]
+    ]  # fmt: skip
     frames = (plotting_samples.sample_rows(rows, f"β = {beta:g}") for beta, rows in shown.items())
-    return sliders.slider(frames, [f"{beta:g}" for beta in shown], "β", alts, caption=caption, colours=256)
+    values = [f"{beta:g}" for beta in shown]
+    return sliders.slider(frames, values, "β, the weight of the KL term", alts, caption=caption, colours=None)
 
 
 live = curves(models)
-shown = {beta: {NAMES[objective]: models[objective, beta, seed]["shown settled"] for objective in PAIR} for beta in grid}
-sample_slider(shown, live, f"Samples of the settled models at each β, live run on {name}: the β-VAE above, GRAE≈ below, the same latents.")
+shown = {beta: {"test images": held_out[:SHOWN].numpy()} for beta in grid}
+for what, key in {"reconstructed": "shown again", "sampled": "shown settled"}.items():
+    for beta, o in ((beta, o) for beta in grid for o in PAIR):
+        shown[beta][f"{NAMES[o]}, {what}"] = models[o, beta, seed][key]
+sample_slider(shown, live, f"Test images, their reconstructions, and samples of the settled models from the same latents at each β. Live run on {name}.")
+
+# %%
+for who, curve in live.items():
+    show(
+        f"**{who}**: from β = {grid[0]:g} to {grid[-1]:g} the squared error of a reconstruction goes from {curve['error'][0]:.1f} to {curve['error'][-1]:.1f}, "
+        f"the TV of the samples from {curve['tv'][0]:.4f} to {curve['tv'][-1]:.4f}."
+    )
 
 # %% [markdown]
 # ## Their spectra
@@ -704,6 +718,19 @@ torch.testing.assert_close(codes + posterior, torch.ones_like(codes))
 show(
     "With $\\lVert a_i\\rVert^2 = \\lambda_i - \\beta$ the best code is $\\frac{\\lVert a_i\\rVert}{\\lambda_i}u_i^\\top x$, of variance $(\\lambda_i - \\beta)/\\lambda_i$, and the posterior has $\\beta/\\lambda_i$. "
     f"At β = {weak:g} the codes have {', '.join(f'{v:.3f}' for v in codes)}."
+)
+
+# %% [markdown]
+# **4. Change a parameter.** Set `betas = [0.1, 1.0, 10.0]` and run the chapter again, on Colab or here. Guess first, from the linear decoder: how much of the variance is left in the samples at each β?
+
+# %% tags=["hide-cell"]
+left_over = {beta: (eigenvalues - beta).clamp(min=0) for beta in (0.1, 1.0, 10.0)}
+shares = [(kept.sum() / eigenvalues.sum()).item() for kept in left_over.values()]
+assert shares == sorted(shares, reverse=True) and shares[0] < 1
+show(
+    f"Of {len(eigenvalues)} directions of these images, with variances from {eigenvalues[0]:.2f} down to {eigenvalues[-1]:.2g}: "
+    + "; ".join(f"β = {beta:g} leaves {int((kept > 0).sum())}, with {share:.0%} of their variance" for (beta, kept), share in zip(left_over.items(), shares, strict=True))
+    + ". A deep decoder can do better with the same latents, but pays for each in the same way."
 )
 
 # %% [markdown]

@@ -57,6 +57,47 @@ def test_objectives_over_beta_has_units_and_the_gaps():
     np.testing.assert_allclose(lower.lines[1].get_ydata(), 0.6)
 
 
+def test_blocks_share_their_scales_and_outline_their_blocks():
+    models = {b: {"left": b * np.eye(5), "right": -np.eye(5) / b} for b in (1, 2, 5)}
+    for b in models:
+        figure = plotting.blocks(models, b)
+        left, right = figure.axes[:2]
+        assert (left.get_title(), right.get_title()) == ("left", "right")
+        np.testing.assert_array_equal(left.images[0].get_array(), models[b]["left"])
+        assert left.images[0].get_clim() == (-5.0, 5.0) and right.images[0].get_clim() == (-1.0, 1.0)
+        sides = [patch.get_width() for patch in left.patches]
+        assert sides == {1: [1] * 5, 2: [2, 2, 1], 5: [5]}[b], "the last block takes the rest"
+        assert [patch.get_xy() for patch in left.patches][-1] == (4.5 - sides[-1],) * 2
+        kind = {1: ", mean field", 5: ", full"}.get(b, "")
+        assert figure.get_suptitle() == f"block size {b}{kind}"
+
+
+def parts_curve(shift: float) -> dict[str, np.ndarray]:
+    found = curve(shift)
+    gap = found["taylor"] - found["grae"]
+    return found | {"gap": gap, "forced": 0.25 * gap, "squared_error": np.array([4.0, 6.0, 8.0])}
+
+
+def test_objective_parts_add_up_and_keep_their_axes():
+    curves = {"mean field": parts_curve(0.5), "blocks of 2": parts_curve(0.2)}
+    limits = set()
+    for now in range(3):
+        figure = plotting.objective_parts(curves, now, offset=2.0)
+        whole, above = figure.axes
+        for i, found in enumerate(curves.values()):
+            bars = [bar for bar in whole.patches if round(bar.get_y() + bar.get_height() / 2) == i]
+            assert len(bars) == 4 and bars[0].get_width() == found["squared_error"][now] / 2
+            ends = [bar.get_x() + bar.get_width() for bar in bars]
+            np.testing.assert_allclose([ends[1], ends[3]], [found[k][now] - 2.0 for k in ("grae", "taylor")])
+            np.testing.assert_allclose(above.lines[i].get_xdata(), found["beta_vae"][now] - found["grae"][now])
+        widths = [bar.get_width() for bar in above.patches]
+        np.testing.assert_allclose(widths[:2], [0.15, 0.45])
+        assert "nats" in whole.get_xlabel() and "nats" in above.get_xlabel()
+        assert figure.get_suptitle() == f"β = {curves['mean field']['beta'][now]:g}"
+        limits.add((whole.get_xlim(), above.get_xlim(), *figure.get_size_inches()))
+    assert len(limits) == 1, "frames of one slider"
+
+
 def test_gap_per_image_and_reconstructions():
     figure = plotting.gap_per_image({"full": np.array([0.1, 0.2])}, {"full": np.array([0.1, 0.2])})
     assert "nats" in figure.axes[0].get_xlabel() and "nats" in figure.axes[0].get_ylabel()

@@ -35,13 +35,35 @@ def page(shown) -> lxml.html.HtmlElement:
 
 def decoded(source: str) -> Image.Image:
     kind, _, data = source.partition(",")
-    assert kind == "data:image/png;base64"
+    assert kind in ("data:image/png;base64", "data:image/jpeg;base64")
     return Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
 
 
 def test_colours_are_as_many_as_asked_for():
-    with pytest.raises(ValueError, match="colours: expected 2 to 256, got 300"):
-        sliders.slider([], ["a", "b"], "x", ["a", "b"], caption="c", colours=300)
+    for wrong in (300, 1, True, 2.0):
+        with pytest.raises(ValueError, match=f"colours: expected 2 to 256, or None for photographs, got {wrong}"):
+            sliders.slider([], ["a", "b"], "x", ["a", "b"], caption="c", colours=wrong)
+
+
+def test_photographs_keep_their_colours():
+    """A frame without a palette has many, each close to its own; the same as a palette of 256 is larger."""
+    noise = np.random.default_rng(0).random((24, 24, 3))
+    smooth = np.kron(noise, np.ones((10, 10, 1)))
+
+    def photograph():
+        figure = plt.figure(figsize=(2, 2), layout="none")
+        figure.add_axes((0, 0, 1, 1)).imshow(smooth)
+        return figure
+
+    sources = {}
+    for colours in (None, 256):
+        figures = [photograph(), photograph()]
+        shown = sliders.slider(figures, ["a", "b"], "x", ["c", "d"], caption="e", colours=colours)
+        sources[colours] = lxml.html.fragment_fromstring(shown.html).xpath("./img/@src")[0]
+    pictures = {colours: np.array(decoded(source).convert("RGB"), int) for colours, source in sources.items()}
+    assert sources[None].startswith("data:image/jpeg;base64,") and pictures[None].shape == (240, 240, 3)
+    inside = np.abs(pictures[None] - 255 * smooth)[2:-2, 2:-2]
+    assert inside.mean() < 4 < np.abs(pictures[256] - 255 * smooth)[2:-2, 2:-2].mean()
 
 
 def test_one_picture_and_the_frames_behind_it(page):
@@ -63,6 +85,15 @@ def test_the_control_has_a_name_and_a_value_in_words(page):
     assert control.get("autocomplete") == "off", "a reloaded page starts with the picture it shows"
     assert page.xpath("string(.//output)") == "30°"
     assert page.xpath("string(./figcaption)") == "a < b"
+
+
+def test_the_control_loads_the_neighbours_and_reads_addresses_as_written(page):
+    """A template's images have no page of their own: their `src` property need not resolve, the attribute does."""
+    (control,) = page.xpath(".//input[@type='range']")
+    assert control.get("onfocus") == control.get("onpointerenter") == sliders.ASKED
+    assert sliders.NEXT in control.get("oninput") and sliders.NEXT in sliders.ASKED
+    assert "n.src" not in sliders.MOVE and "m.src" not in sliders.NEXT
+    assert not set(re.findall(r"\bon\w+", " ".join(page.xpath("./template//@*")))), "nothing in the template runs"
 
 
 def test_without_scripts_and_in_print_a_still_picture_remains(page):
