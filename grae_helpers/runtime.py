@@ -1,13 +1,16 @@
 """Device, seeds, budgets, parameters and provenance of a run."""
 
 import datetime
+import hashlib
 import importlib
 import importlib.metadata
+import json
 import platform
 import random
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -27,6 +30,9 @@ from grae_helpers.checks import (  # noqa: F401 - by these names the rest of the
     positive,
     zero_or_positive,
 )
+
+DRIVE = Path("/content/drive")
+"""Where Colab mounts Google Drive."""
 
 
 def device(name: str = "auto") -> torch.device:
@@ -140,8 +146,26 @@ def checkpoint_folder(place: str) -> Path | None:
         raise ValueError(
             f"checkpoints: {place!r} is on Google Drive, which only a Colab notebook can mount"
         ) from None
-    colab.mount("/content/drive")
-    return Path("/content/drive/MyDrive", name.strip("/"))
+    colab.mount(str(DRIVE))
+    return DRIVE / "MyDrive" / name.strip("/")
+
+
+def drive_folder(chapter: str, settings: Mapping[str, object]) -> str:
+    """A folder on Google Drive for what a chapter trains with these settings: grae/CHAPTER/KEY, mounted.
+
+    KEY is the settings' own, so that a run with the same ones goes on and one with another β has a folder to itself.
+    Raises ValueError away from Colab.
+
+    >>> drive_folder("12", {"beta": 0.1})
+    Traceback (most recent call last):
+    ValueError: checkpoints: 'drive:grae/12/e3840e23' is on Google Drive, which only a Colab notebook can mount
+    """
+    text = json.dumps(settings, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:8]
+    folder = checkpoint_folder(f"drive:grae/{chapter}/{key}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / f"{key}.json").write_text(f"{text}\n", "utf8")
+    return str(folder)
 
 
 def torchvision() -> ModuleType:
