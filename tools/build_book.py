@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools import project
+from tools import editions, offline, project, stamps
 from tools.project import Project, ToolError
 
 NOISE = ("Running Jupyter-Book", "Source Folder:", "Config Path:", "Output Path:")
@@ -35,7 +35,9 @@ def jupyter_book(book: Project, builder: str) -> subprocess.CompletedProcess:
 
 
 def build(book: Project) -> Path:
-    """The site, put in place only once it was built without a warning."""
+    """The site with its zip, put in place only once it was built without a warning."""
+    now = inputs(book)
+    stamps.forget(book, "build")
     shutil.rmtree(book.build / "site", ignore_errors=True)
     done = jupyter_book(book, "html")
     made = book.build / "site" / "_build" / "html"
@@ -44,7 +46,23 @@ def build(book: Project) -> Path:
     shutil.rmtree(book.html, ignore_errors=True)
     book.html.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(made, book.html)
+    if editions.PAGE in book.pages:
+        offline.pack(book)
+    stamps.write(book, "build", inputs=now, site=stamps.digest([book.html], book.html))
     return book.html
+
+
+def inputs(book: Project) -> str:
+    """One hash of what Sphinx reads: the staged pages, and the package, whose docstrings it may show."""
+    tools = [Path(module.__file__) for module in (sys.modules[__name__], editions, offline, project, stamps)]
+    read = [book.build / "book", book.root / "grae_helpers", *tools]
+    return stamps.key(stamps.digest(read, book.build), book.edition)
+
+
+def up_to_date(book: Project) -> bool:
+    """Whether the site stands as it was built, file by file, from what is staged now."""
+    found = {"inputs": inputs(book), "site": stamps.digest([book.html], book.html)}
+    return stamps.read(book, "build") == found
 
 
 def check_links(book: Project) -> str:
@@ -75,8 +93,10 @@ def main(arguments: list[str]) -> int:
     if options.linkcheck:
         print(check_links(book))
         return 0
-    made = build(book) / "index.html"
-    print(f"the site is {made.relative_to(book.root) if made.is_relative_to(book.root) else made}")
+    if up_to_date(book):
+        print(f"the site is up to date: {book.shown(book.html / 'index.html')}")
+    else:
+        print(f"the site is {book.shown(build(book) / 'index.html')}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -46,15 +47,37 @@ class Project:
         return url
 
     @property
-    def site(self) -> str:
-        """The address of the published site: GitHub Pages of the repository."""
+    def edition(self) -> str:
+        """The tag that is being published, such as v0.1.0: a release says it in $GRAE_EDITION. "" for main's."""
+        tag = os.environ.get("GRAE_EDITION", "")
+        if tag and not re.fullmatch(r"v\d+\.\d+(\.\d+)?", tag):
+            raise ToolError(f"$GRAE_EDITION should be a tag like v0.1.0, or not be set, got {tag!r}")
+        return tag
+
+    @property
+    def version(self) -> str:
+        """What `grae_helpers` of this checkout calls itself."""
+        source = self.root / "grae_helpers" / "__init__.py"
+        found = re.search(r'^__version__ = "([^"]+)"$', source.read_text("utf8"), re.MULTILINE)
+        if not found:
+            raise ToolError(f'{source.name} of grae_helpers should hold a line __version__ = "…"')
+        return found[1]
+
+    @property
+    def home(self) -> str:
+        """The address of the published site, main's: GitHub Pages of the repository."""
         owner, name = self.repository.split("/")[-2:]
         return f"https://{owner}.github.io/{name}"
 
     @property
+    def site(self) -> str:
+        """The address at which the site of this edition is published: a folder of `home` for a tag."""
+        return f"{self.home}/{self.edition}".rstrip("/")
+
+    @property
     def colab_branch(self) -> str:
-        """The branch that holds the clean notebooks: none are kept beside their sources."""
-        return "colab"
+        """The branch that holds this edition's clean notebooks: none are kept beside their sources."""
+        return "-".join(filter(None, ["colab", self.edition]))
 
     @property
     def toc(self) -> dict:
@@ -69,6 +92,10 @@ class Project:
     def chapters(self) -> list[str]:
         """The stems of the notebooks among the pages."""
         return [page.removeprefix("notebooks/") for page in self.pages if page.startswith("notebooks/")]
+
+    def shown(self, path: Path) -> Path:
+        """A path as messages name it: from the checkout, if it is in there."""
+        return path.relative_to(self.root) if path.is_relative_to(self.root) else path
 
     def git(self, *arguments: str) -> str:
         """What git prints, or "" where this is no checkout."""
