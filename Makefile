@@ -6,6 +6,9 @@
 # make bench   speed and memory, as ratios
 # make lint    ruff
 # make colab   clean notebooks for Colab into build/colab
+# make zip     the whole site in one file, _build/grae-book-<version>.zip
+# make edition whether package, citation, list of changes and tag say one version   (GRAE_EDITION=v0.1.0)
+# make published   what the static host serves, in _build/published: the site, and the released zips of build/releases
 # make links   follow every outside link of the site
 # make clean   remove everything derived, the environment excepted
 
@@ -23,7 +26,7 @@ READY := $(VENV)/.installed
 MAKEFLAGS += --no-print-directory
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := book
-.PHONY: book site test serve full bench lint colab links clean
+.PHONY: book site test serve full bench lint colab zip edition published links clean
 
 book: $(READY)
 	@$(PY) -m tools.run_notebooks --budget $(BUDGET) --jobs $(JOBS) $(ARGS)
@@ -60,6 +63,16 @@ lint: $(READY)
 
 colab: $(READY)
 	@$(PY) -m tools.export_colab
+
+zip: $(READY)
+	@test -f _build/html/index.html || $(MAKE) book
+	@$(PY) -m tools.offline
+
+edition: $(READY)
+	@$(PY) -m tools.editions
+
+published: $(READY)
+	@$(PY) -m tools.publish
 
 links: $(READY)
 	@$(PY) -m tools.stage_book

@@ -584,6 +584,23 @@ show("Multiples of 90° for Laplace. For different marginals a quarter turn send
      f"log|det| reaches {quarters['uniform and gamma']:.1f}: a permutation of $n$ is then no permutation of $z$.")
 
 # %% [markdown]
+# **3. Change a parameter.** Set `angle_degrees = 80.0` in the cell of parameters and run the chapter again, on Colab or here. Guess first: is any prior no longer kept, and does a Laplace prior's volume change more than at 30°, or less?
+
+# %% tags=["hide-cell"]
+def volume_spread(degrees):
+    """How much log|det J| varies over draws from the Laplace prior."""
+    t = np.radians(degrees)
+    rotation = np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
+    return identifiability.log_det_jacobian(pushed["Laplace"][:1000], rotation, [laplace] * 2).std()
+
+
+spreads = {degrees: volume_spread(degrees) for degrees in (10, 30, 45, 80)}
+assert max(spreads, key=spreads.get) == 45 and math.isclose(spreads[10], spreads[80], rel_tol=0.2)
+show("Every prior is kept at every angle. The standard deviation of log|det| is "
+     + ", ".join(f"{value:.2f} at {degrees}°" for degrees, value in spreads.items())
+     + ". A turn by 80° is one by −10° and then a quarter turn, which only permutes and flips.")
+
+# %% [markdown]
 # ## What to take away
 #
 # - Any continuous prior can borrow the normal distribution's symmetry through its (conditional) CDFs. Each orthogonal $U$ gives a map that keeps it.

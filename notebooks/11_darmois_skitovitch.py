@@ -255,7 +255,7 @@ def sample_slider(titles: list[str], caption: str) -> sliders.Slider:
         )
         for now, degrees in enumerate(angles)
     ]  # fmt: skip
-    return sliders.slider(frames, [f"{degrees}°" for degrees in angles], "turn by", alts, start, caption=caption)
+    return sliders.slider(frames, [f"{degrees}°" for degrees in angles], "angle of the turn", alts, start, caption=caption)
 
 
 # %%
@@ -447,7 +447,7 @@ frames = (figures.turned_posteriors(posteriors(now), now) for now in range(len(f
 alts = [f"Turned by {degrees}°. " + " ".join(f"{name}: price {p[now]:.3f} nats." for name, p in price.items()) for now, degrees in enumerate(fine)]
 caption = "PPCA with three sets of columns, turned. Left: the posterior and the best factorised Gaussian. Right: what the restriction costs, in nats."
 values = [f"{degrees}°".replace("-", "−") for degrees in fine]
-sliders.slider(frames, values, "turn by", alts, int(np.abs(fine - 20).argmin()), caption=caption)
+sliders.slider(frames, values, "angle of the turn", alts, int(np.abs(fine - 20).argmin()), caption=caption)
 
 # %% [markdown]
 # What to see: with equal norms nothing happens. With unequal norms the price is zero at the turn 0 and only there. With columns that are *not* orthogonal the price of the model as it is given is above zero, and the best
@@ -592,6 +592,19 @@ show(f"A block of m equal variances keeps its m(m − 1)/2 planes: 3 + 1 = {len(
 every = [degrees for degrees in range(360) if all(survives(turn(degrees), v, [True, True]) for v in ([1, 1], [1, 2]))]
 assert every == [0, 90, 180, 270]
 show(f"Those that survive at both: of the whole degrees, {', '.join(f'{degrees}°' for degrees in every)}, the signed permutations.")
+
+# %% [markdown]
+# **4. Change a parameter.** Set `beta = 100.0` and run the chapter again, on Colab or here; then `beta = 0.01`. Guess first: at which of the two is a rotation dearer, in nats?
+
+# %% tags=["hide-cell"]
+weights = list(WEIGHTS.values())[1] @ torch.from_numpy(turn(45))
+grid = np.geomspace(1e-3, 1e3, 25)
+dear = [linear_vae.mean_field_deficit(weights, SIGMA2, beta=float(b)).item() for b in grid]
+assert 0 < np.argmax(dear) < len(grid) - 1 and max(dear[0], dear[-1]) < 0.1 * max(dear)
+show(
+    f"At both it is cheap. The price of a turn by 45° is greatest near β = {grid[np.argmax(dear)]:.2g}, with {max(dear):.3f} nats; at 0.001 it is {dear[0]:.4f}, at 1000 {dear[-1]:.4f}. "
+    "A small β makes the KL term cheap, whatever it is; a great one makes the posterior almost the prior, which is round."
+)
 
 # %% [markdown]
 # ## What to take away

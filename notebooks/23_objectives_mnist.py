@@ -48,7 +48,7 @@ import numpy as np
 import torch
 
 from grae_helpers import autoencoders, data, geometry, likelihoods, losses
-from grae_helpers import plotting, posteriors, published, results, runtime, training
+from grae_helpers import plotting, posteriors, published, results, runtime, sliders, training
 
 PARAMETERS = dict(
     dataset=dataset, budget=budget, beta=beta, betas=betas, latent_dim=latent_dim, block_size=block_size,
@@ -245,6 +245,53 @@ for (b, _), value in values.items():
     assert b is not None or value["forced"].abs().max() < 1e-9
 
 # %% [markdown]
+# ## One β at a time
+#
+# Each objective as a sum. GRAE is the squared error at the mean and its own two regularisers; Taylor adds the two parts of the gap; the β-VAE lies beside Taylor by
+# the error of the expansion. Move the slider, or focus it and use the arrow keys.
+
+# %%
+def parts_slider(curves: dict[str, dict[str, np.ndarray]], run: str) -> sliders.Slider:
+    """A frame for each β: what the objectives of each family are made of."""
+    betas = next(iter(curves.values()))["beta"]
+    alts = [
+        f"β = {beta:g}, nats. " + " ".join(
+            f"{family}: squared error {curve['squared_error'][i] / 2:.2f}, GRAE {curve['grae'][i] - constant:.2f}, forced "
+            f"{curve['forced'][i]:.2f}, missed {curve['gap'][i] - curve['forced'][i]:.2f}, "
+            f"β-VAE {curve['beta_vae'][i] - constant:.2f}."
+            for family, curve in curves.items()
+        )
+        for i, beta in enumerate(betas)
+    ]  # fmt: skip
+    frames = (plotting.objective_parts(curves, i, constant) for i in range(len(betas)))
+    return sliders.slider(
+        frames, [f"{beta:g}" for beta in betas], "β, the weight of the KL term", alts,
+        caption="What the objectives are made of, a bar for each posterior family; means over held-out images, without the constant. Above, the "
+        "whole: GRAE is the first two parts, Taylor all four. Below, what lies above GRAE, with the β-VAE marked. "
+        f"The axes are the same at every β. {run}.",
+    )  # fmt: skip
+
+
+parts_slider(live, f"Live run, {budget} budget")
+
+# %%
+def shares(curves: dict[str, dict[str, np.ndarray]]) -> list[dict]:
+    """How much of GRAE is reconstruction and how much of the gap is forced, at the least and the greatest β."""
+    return [
+        {"posterior": family}
+        | {f"½‖x − g(h)‖² of GRAE, β = {c['beta'][i]:g}": c["squared_error"][i] / 2 / (c["grae"][i] - constant) for i in (0, -1)}
+        | {f"forced, of the gap, β = {c['beta'][i]:g}": c["forced"][i] / c["gap"][i] for i in (0, -1)}
+        for family, c in curves.items()
+    ]
+
+
+rows = shares(live)
+plotting.table(rows, **dict.fromkeys(list(rows[0])[1:], ".0%"))
+
+# %% [markdown]
+# The first two columns say how much of GRAE is still reconstruction; the rest is what β makes the code and the decoder pay. The last two say how
+# much of the gap only the decoder can take away.
+#
 # ## The paper's sizes, frozen
 #
 # The `full` budget uses 5,000 test images, 20,000 iterations and networks of App. D's width, and writes what it measured to `results/`.
@@ -284,6 +331,14 @@ else:
 # %% mystnb={"image": {"alt": "The frozen run: three objective curves over beta for each block size, and beside them the two gaps."}, "figure": {"caption": "The same as the first figure of this chapter, from the frozen run named above the figure.", "name": "fig-objectives-frozen"}}
 if frozen is not None:
     figure = plotting.objectives_over_beta(kept, offset=constant)
+
+# %%
+parts_slider(kept, "Frozen run named above") if frozen is not None else None
+
+# %%
+if frozen is not None:
+    rows = shares(kept)
+    plotting.table(rows, **dict.fromkeys(list(rows[0])[1:], ".0%"))
 
 # %% [markdown]
 # ## The paper's statements and ours
@@ -329,6 +384,20 @@ best = torch.linalg.inv(torch.eye(latent_dim) + gram / beta)
 gap = geometry.covariance_gap(-gram, s * best, beta).item()
 assert math.isclose(gap, beta * latent_dim / 2 * (s - math.log(s) - 1), rel_tol=1e-9)
 plotting.show(f"$M\\Sigma = sI$: the trace is $sd$, the log-determinant $d\\log s$. Both routes give {gap:.4f} nats.")
+
+# %% [markdown]
+# **3. Change a parameter.** Set `beta = 10.0`, which joins the grid, and run the chapter again, on Colab or here. Guess first: does Taylor − GRAE grow with β? What is left of the model?
+
+# %% tags=["hide-cell"]
+# At a great β the posterior is nearly the prior: Σ = I. Then M = I + JᵀJ/β, and β/2 (tr M − d − log|M|) = ‖JᵀJ‖²/4β + …, even if the decoder stayed what it is.
+eigenvalues = torch.linalg.eigvalsh(gram)
+at_prior = {b: geometry.covariance_gap(-gram, torch.eye(latent_dim)[None].double(), b).item() for b in (10.0, 1e3, 1e5)}
+leading = {b: gram.square().sum().item() / (4 * b) for b in at_prior}
+assert math.isclose(at_prior[1e5], leading[1e5], rel_tol=10 * eigenvalues.max().item() / 1e5)
+plotting.show(
+    "It falls in the end. For a random $J^\\top J$ and Σ = I: " + ", ".join(f"{gap:.3g} nats at β = {b:g}" for b, gap in at_prior.items())
+    + f". A model gives up its latents before that: where all of them are gone, $J = 0$, both gaps vanish, and the squared error is that of the mean image, {trivial:.1f}."
+)
 
 # %% [markdown]
 # ## What to take away

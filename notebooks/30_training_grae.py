@@ -837,6 +837,21 @@ show(f"Predicted standard deviation {predicted:.4f} nats, drawn {spread_of_a_par
 assert abs(spread_of_a_part / predicted - 1) < 0.3
 
 # %% [markdown]
+# **4. Change a parameter.** Set `n_columns = 4` and run the chapter again, on Colab or here. Guess first: how much quieter does the regulariser get, and how much dearer a step?
+
+# %% tags=["hide-cell"]
+# Without replacement the variance of one image's estimate is (d²/k) Var(v) (d − k)/(d − 1): see chapter 21, step 7.
+k = min(4, latent_dim)
+v = beta / 2 * (J.square().sum(1) / beta).log1p().cpu()  # [images, d]
+spread = latent_dim * v.std(1, correction=0)
+fewer = (spread * math.sqrt((latent_dim - k) / k / max(latent_dim - 1, 1))).mean().item()
+places = torch.rand(1000, latent_dim, generator=torch.Generator().manual_seed(seed)).argsort(1)[:, :k]
+drawn = (latent_dim / k * v[:, places].sum(2)).std(1, correction=0).mean().item()
+show(f"With {k} columns an image's regulariser has a standard deviation of {fewer:.3f} nats instead of {spread.mean():.3f} (in 1,000 draws: {drawn:.3f}). "
+     f"A step costs {1 + k * cost_g / (cost_h + cost_g):.2f} β-VAE steps instead of {1 + cost_g / (cost_h + cost_g):.2f}.")
+assert math.isclose(drawn, fewer, rel_tol=0.1, abs_tol=1e-6)
+
+# %% [markdown]
 # ## What to take away
 #
 # - One drawn column makes Eq. 14 a training objective: unbiased for mean field, at $(3C_h+6C_g)/(3C_h+3C_g)$ β-VAE steps, whatever $d$ is.

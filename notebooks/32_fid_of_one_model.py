@@ -251,9 +251,9 @@ results.record(
 # - One model says nothing about its training's own noise: that is what the seeds of the sweep are for.
 # - FID is a distance of means and covariances of features. What it does not see is shown in [FID across β](33_fid_across_beta.ipynb).
 #
-# ## Exercise
+# ## Exercises
 #
-# From FID∞ and the slope alone, how large would the floor be with half as many images on each side? Measure it.
+# **1.** From FID∞ and the slope alone, how large would the floor be with half as many images on each side? Measure it.
 
 # %% tags=["hide-cell"]
 half = n // 2
@@ -266,6 +266,27 @@ show(
     "the same real images on both sides. A floor measured at another N than the samples is no floor of theirs."
 )
 assert sum(halves) / 2 > whole
+
+# %% [markdown]
+# **2.** What becomes of FID if every feature is doubled? And of the floor? What does that say about FIDs in the features of two networks?
+
+# %% tags=["hide-cell"]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", fid.SingularCovariance)
+    doubled = [fid.distance(2 * compared, 2 * tables["floor"]), fid.distance(2 * compared, 2 * tables["prior"])]
+assert math.isclose(doubled[0], 4 * whole, rel_tol=1e-3) and math.isclose(doubled[1], 4 * measures["prior"]["fid"], rel_tol=1e-3)
+show(f"Both are multiplied by four, as squared distances: the floor becomes {doubled[0]:.3g}. A network's scale is arbitrary, so its FIDs compare with each other, and with their floor, and with no other network's.")
+
+# %% [markdown]
+# **3. Change a parameter.** Set `components = 1` and run the chapter again, on Colab or here. Guess first: which row of the table of measures changes, and how well does one Gaussian describe the codes?
+
+# %% tags=["hide-cell"]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    likely = {k: GaussianMixture(k, random_state=seed).fit(codes.double().numpy()).score(codes.double().numpy()) for k in (1, min(10, len(codes)))}
+one, many = likely.values()
+assert many >= one
+show(f"Only the mixture's. One Gaussian gives a training code {one:.2f} nats on average, ten give it {many:.2f}: the codes are not one Gaussian cloud. Held-out codes would gain less.")
 
 # %% [markdown]
 # ## What to take away

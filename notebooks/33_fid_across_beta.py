@@ -632,6 +632,21 @@ assert welch(enough) < 0.05 <= welch(enough - 1)
 show(f"0.6 > 0.5: no. Welch's p is {welch(5):.3f} with five runs, before any correction over β; {enough} runs are the least with p < 0.05.")
 
 # %% [markdown]
+# **3. Change a parameter.** Set `repeats = 5` and run the chapter again, on Colab or here. Guess first: with so many runs of each model, how large must a difference be, in standard deviations of a run, to be found four times out of five?
+
+# %% tags=["hide-cell"]
+def found_share(difference: float, n: int, trials: int = 2_000) -> float:
+    """How often Welch's test at 0.05 tells n runs of each model apart, if their means differ by so many deviations."""
+    draws = np.random.default_rng(0).normal(size=(2, trials, n))
+    return float((stats.ttest_ind(draws[0], draws[1] + difference, axis=1, equal_var=False).pvalue < 0.05).mean())
+
+
+least = {n: next(step / 4 for step in range(1, 100) if found_share(step / 4, n) >= 0.8) for n in (3, 5, 10)}
+assert least[3] > least[5] > least[10]
+show("The least difference that is found with a probability of 80 %, in quarters of a deviation: " + ", ".join(f"{value:g} with {n} runs" for n, value in least.items())
+     + ". Over several β, Holm's correction asks for more. What is not found may well be there.")
+
+# %% [markdown]
 # ## What to take away
 #
 # - FID is the distance of two Gaussians in the features of some network. Copies, noise and blur can have the same; precision and recall tell missing images from damaged ones.

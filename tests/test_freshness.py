@@ -86,7 +86,7 @@ def test_other_data_libraries_or_gpus_are_another_run(book, monkeypatch, tmp_pat
     seen.append(freshness.key(book, source, {}))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     seen.append(freshness.key(book, source, {}))
-    monkeypatch.setattr(freshness, "_libraries", lambda: ["torch==9.0"])
+    monkeypatch.setattr(freshness.stamps, "libraries", lambda: ["torch==9.0"])
     seen.append(freshness.key(book, source, {}))
     assert len(set(seen)) == len(seen)
 
@@ -97,7 +97,7 @@ def package(tmp_path, monkeypatch):
     folder = tmp_path / "grae_helpers"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
-    (folder / "losses.py").write_text("def f():\n    from grae_helpers import jacobians\n")
+    (folder / "losses.py").write_text("")
     (folder / "jacobians.py").write_text("x = 1\n")
     (folder / "fid.py").write_text("x = 1\n")
     monkeypatch.setattr(freshness, "PACKAGE", folder)
@@ -115,7 +115,9 @@ def package(tmp_path, monkeypatch):
         'command = "python -m grae_helpers.losses"',
     ],
 )
-def test_a_module_concerns_the_notebooks_that_import_it(book, package, imports):
+@pytest.mark.parametrize("then", ["from grae_helpers import jacobians", "from . import jacobians"])
+def test_a_module_concerns_the_notebooks_that_import_it(book, package, imports, then):
+    (package / "losses.py").write_text(f"def f():\n    {then}\n")
     source = book.source("10_first")
     source.write_text(f"{GOOD}\n# %%\n{imports}\n", "utf8")
     before = freshness.key(book, source, {})
@@ -123,6 +125,24 @@ def test_a_module_concerns_the_notebooks_that_import_it(book, package, imports):
     assert freshness.key(book, source, {}) == before
     (package / "jacobians.py").write_text("x = 2\n")
     assert freshness.key(book, source, {}) != before
+
+
+NO_PYTHON = pytest.mark.parametrize("code", ["%matplotlib inline", "x = ("])
+
+
+@NO_PYTHON
+def test_a_notebook_that_is_no_plain_python_depends_on_every_module(book, package, code):
+    source = book.source("10_first")
+    source.write_text(f"{GOOD}\n# %%\n{code}\n", "utf8")
+    before = freshness.key(book, source, {})
+    (package / "fid.py").write_text("x = 2\n")
+    assert freshness.key(book, source, {}) != before
+
+
+@NO_PYTHON
+def test_a_slip_in_one_notebook_is_a_matter_of_its_own_run(book, code):
+    book.source("10_first").write_text(f"{GOOD}\n# %%\n{code}\n", "utf8")
+    assert stale(book) == ["10_first", "12_bad"]
 
 
 def test_every_import_of_the_real_chapters_is_seen():

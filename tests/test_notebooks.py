@@ -4,6 +4,7 @@ import ast
 import re
 
 import jupytext
+import nbformat
 import pytest
 
 from grae_helpers import notebooks
@@ -92,6 +93,6 @@ def test_it_runs_on_the_test_budget(source, ran):
     """A notebook that failed is not there, and staging refuses one with a cell that did not run."""
     path = ran / f"{source.stem}.ipynb"
     assert path.is_file(), (ran.parent / "printed.txt").read_text("utf8")
-    notebook = notebooks.load(path)
+    notebook = nbformat.read(path, as_version=4)
     assert notebook.metadata["grae"]["parameters"]["budget"] == "test"
     assert list(stage_book.problems(notebook, source)) == []

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from reading import code, tables
 from scipy import stats
 from torch import nn
 
@@ -43,16 +44,6 @@ def commands(path):
     """Every command that a page prints, one a line."""
     lines = [line for body in blocks(path, "bash") for line in body.replace("\\\n", " ").splitlines()]
     return [line for line in lines if line and line[0] != "#"]
-
-
-def tables(path):
-    """Every table row of a page, as the texts of its cells."""
-    lines = [line for line in path.read_text("utf8").splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
-
-
-def code(cell):
-    return re.fullmatch(r"`([^`]+)`", cell) and cell.strip("`")
 
 
 each = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -244,34 +235,6 @@ def test_the_notation_page_names_a_symbol_once():
     named = [row[0] for row in tables(ROOT / "book" / "notation.md") if len(row) == 4]
     letters = [letter.strip() for cell in named for letter in cell.split(",") if "$" in letter]
     assert len(letters) > 20 and len(letters) == len(set(letters))
-
-
-def conversions():
-    rows = [row for row in tables(ROOT / "book" / "notation.md") if len(row) == 3 and all(map(code, row))]
-    return [tuple(map(code, row)) for row in rows]
-
-
-def test_the_conversion_table_is_read():
-    assert len(conversions()) == 8
-
-
-@pytest.mark.parametrize(("objective", "weight", "factor"), conversions())
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_conversion_of_beta_gives_the_same_model(objective, weight, factor, seed):
-    """Objective and ours differ by the stated factor and a constant: so in their changes, here to 1e-12."""
-    random = torch.Generator().manual_seed(seed)
-    beta, v, s = (torch.rand(3, generator=random, dtype=torch.float64) + 0.1).tolist()
-    names = {"D": 6, "d": 4, "beta": beta, "v": v, "s": s}
-    w = eval(weight, dict(names))
-    x = torch.randn(6, generator=random, dtype=torch.float64)
-    ours, theirs = [], []
-    for _ in range(3):
-        g = torch.randn(6, generator=random, dtype=torch.float64)
-        kl = torch.rand((), generator=random, dtype=torch.float64)
-        theirs.append(eval(objective, names | {"x": x, "g": g, "kl": kl, "w": w}))
-        ours.append(((x - g) ** 2).sum() / 2 + beta * kl)
-    expected = eval(factor, dict(names)) * torch.stack(ours).diff()
-    assert torch.allclose(torch.stack(theirs).diff(), expected, rtol=1e-12)
 
 
 def test_a_decoder_of_variance_v_is_the_package_at_beta_times_v(scene):

@@ -48,7 +48,8 @@ def make(folder, **notebooks) -> Project:
     (folder / "book").mkdir()
     for name in ("pyproject.toml", "_config.yml"):
         shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "book" / "_static", folder / "book" / "_static")
+    for name in ("_static", "_ext"):
+        shutil.copytree(ROOT / "book" / name, folder / "book" / name)
     shutil.copy(ROOT / "book" / "references.bib", folder / "book")
     (folder / "book" / "intro.md").write_text("# A start\n\n## A place\n\n$x^2$\n", "utf8")
     for stem, text in notebooks.items():
@@ -316,7 +317,7 @@ def test_a_record_for_a_sweep_is_no_business_of_the_page(mixed, tmp_path):
     record = nbformat.v4.new_output("display_data", data=notebooks.publish({"fid": 2.0}, {}))
     notebook.cells[3].outputs.append(record)
     nbformat.write(notebook, tmp_path / "ran.ipynb")
-    stage_book._copy_notebook(tmp_path / "ran.ipynb", tmp_path / "page.ipynb")
+    stage_book._copy_notebook(mixed[0], tmp_path / "ran.ipynb", tmp_path / "page.ipynb")
     found = nbformat.read(tmp_path / "page.ipynb", as_version=4).cells[3].outputs
     assert [output.output_type for output in found] == ["stream"] and "beta 0.5" in found[0].text
     assert "fid" in (tmp_path / "ran.ipynb").read_text("utf8")
@@ -357,33 +358,14 @@ def test_an_exported_notebook_is_clean_and_installs_this_commit(exported):
     book, notebook = exported
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
-    assert f"git+{book.repository}.git@{book.git('rev-parse', 'HEAD')}" in code[0].source
+    assert f'install("{book.repository}.git", "{book.git("rev-parse", "HEAD")}", "")' in code[0].source
     assert "parameters" in code[1].metadata["tags"]
     nbformat.validate(notebook)
-
-
-def test_the_setup_cell_does_nothing_outside_colab(exported, monkeypatch):
-    monkeypatch.setattr(
-        subprocess, "run", lambda *arguments, **options: pytest.fail("something was installed")
-    )
-    exec(compile(exported[1].cells[1].source, "setup", "exec"), {})
-
-
-def test_the_setup_cell_keeps_the_torch_that_colab_ships(exported, monkeypatch):
-    calls = []
-    monkeypatch.setitem(sys.modules, "google.colab", object())
-    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
-    exec(compile(exported[1].cells[1].source, "setup", "exec"), {})
-    constraints = calls[0][calls[0].index("-c") + 1].read_text("utf8").splitlines()
-    assert f"torch=={importlib.metadata.version('torch')}" in constraints
 
 
 def test_exported_links_lead_to_the_site(exported):
     book, notebook = exported
     assert f"[the start]({book.site}/intro.html#a-place)" in notebook.cells[0].source
-    assert export_colab.absolute_links("[a](21_b.ipynb) [c](https://d.org/e.md) ![f](g.png)", "S") == (
-        "[a](S/notebooks/21_b.html) [c](https://d.org/e.md) ![f](g.png)"
-    )
 
 
 def test_export_without_a_commit_is_refused(tmp_path, monkeypatch):

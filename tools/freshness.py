@@ -7,10 +7,8 @@ $GRAE_DATA holds, and whether there is a GPU.
 
 import ast
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -18,7 +16,7 @@ from pathlib import Path
 
 import grae_helpers
 from grae_helpers import downloads, executors, notebooks
-from tools import project
+from tools import made, project, stamps
 from tools.project import Project
 
 PACKAGE = Path(grae_helpers.__file__).parent
@@ -31,7 +29,8 @@ def key(book: Project, source: Path, parameters: dict) -> str:
     parts = {
         "files": sorted((path.parent.name, path.name, project.sha256(path)) for path in files),
         "parameters": parameters,
-        "libraries": _libraries(),
+        "recorded": made.QUESTION,
+        "libraries": stamps.libraries(),
         "data": list(_data()),
         "gpus": executors.gpus(),
     }
@@ -69,9 +68,17 @@ def _imports_of(name: str) -> tuple[str, ...]:
 
 
 def _imported(code: str) -> Iterator[str]:
-    """The package's modules that a piece of code imports, also within a function or as the text of a command."""
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom) and node.module == "grae_helpers":
+    """The package's modules that a piece of code imports, also within a function or as the text of a command.
+
+    All of them, if it is no plain Python: a `%magic`, or a slip that its own run reports.
+    """
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        yield from sorted(path.stem for path in PACKAGE.glob("*.py"))
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in ("grae_helpers", None):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [(node.module or "").removeprefix("grae_helpers.")]
@@ -88,13 +95,6 @@ def _results(book: Project, source: Path) -> list[Path]:
     """The frozen results of this notebook: their folders begin with its name."""
     folder = Path(os.environ.get("GRAE_RESULTS") or book.root / "results").expanduser()
     return sorted(path for path in folder.glob(f"{source.stem}*/*") if path.is_file())
-
-
-@cache
-def _libraries() -> list[str]:
-    """Every installed package but this one, and Python: any of them may change a number."""
-    found = {f"{made.name}=={made.version}" for made in importlib.metadata.distributions()}
-    return [platform.python_version(), *sorted(name for name in found if not name.startswith("grae"))]
 
 
 def _data() -> Iterator[tuple]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from grae_helpers import executors, notebooks
 from grae_helpers.notebooks import Parameter
-from tools import freshness, project
+from tools import freshness, made, project
 from tools.project import Project, ToolError
 
 COMMON = ("budget", "dataset", "seed", "device")
@@ -158,13 +158,14 @@ def execute(job: Job, root: Path) -> Outcome:
 def _papermill(job: Job, root: Path) -> None:
     seconds = CELL_SECONDS.get(job.merged.get("budget", "book"))
     shutil.copy(job.clean, job.failed)
+    made.ask(job.failed)
     variables = notebooks.environment(**job.variables)
     notebooks.run(job.failed, job.values, cwd=root, env=variables, cell_seconds=seconds)
 
 
 def _record(job: Job) -> None:
     notebook = notebooks.load(job.failed)
-    notebook.metadata["grae"].update(parameters=job.merged, key=job.key)
+    notebook.metadata["grae"].update(parameters=job.merged, key=job.key, process=made.told(notebook))
     notebook.metadata["papermill"].update(input_path=f"{job.stem}.ipynb", output_path=f"{job.stem}.ipynb")
     notebooks.write(notebook, job.failed)
 

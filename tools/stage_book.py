@@ -13,13 +13,18 @@ import nbformat
 import yaml
 
 from grae_helpers.notebooks import RECORD
-from tools import project
+from tools import api, claims_page, editions, frames, made, project, stamps
 from tools.project import Project, ToolError
 
 SHORTEST = 0.1
 """Seconds: a notebook that took less did not really run."""
 
-GENERATED: dict[str, Callable[[Project, dict[str, Path]], str]] = {}
+GENERATED: dict[str, Callable[[Project, dict[str, Path]], str]] = {
+    "claims": claims_page.page,
+    "made": made.page,
+    editions.PAGE: editions.page,
+    **api.GENERATED,
+}
 """Pages that are computed: a page of _toc.yml, and what writes its Markdown from the chapters that ran."""
 
 
@@ -116,8 +121,9 @@ def stage(book: Project, ran: Path | None = None) -> Path:
     shutil.copytree(book.root / "book", staged)
     shutil.copy(book.root / "_toc.yml", staged)
     (staged / "notebooks").mkdir()
-    for page, write in GENERATED.items():
-        (staged / f"{page}.md").write_text(write(book, chapters), "utf8")
+    for page in set(book.pages) & set(GENERATED):
+        (staged / f"{page}.md").write_text(GENERATED[page](book, chapters), "utf8")
+    editions.ran(book, chapters, staged / "extra" / "executed")
     for stem, path in chapters.items():
         _copy_notebook(book, path, staged / "notebooks" / f"{stem}.ipynb")
     (staged / "_config.yml").write_text(
@@ -133,6 +139,9 @@ def _copy_notebook(book: Project, path: Path, target: Path) -> None:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":  # numbers for the table of a sweep are shown by the cells beside them
             cell["outputs"] = [output for output in cell["outputs"] if RECORD not in output.get("data", {})]
+    claims_page.add_rows(book, target.stem, notebook)
+    frames.extract(notebook, target)
+    frames.lighten(notebook)
     target.write_text(json.dumps(notebook, ensure_ascii=False, indent=1), "utf8")
 
 
@@ -142,7 +151,24 @@ def configuration(book: Project) -> dict:
     # The theme makes a Colab link from this branch and the page's path: the branch of the clean notebooks.
     settings["repository"] = {"url": book.repository, "branch": book.colab_branch, "path_to_book": ""}
     settings.setdefault("html", {})["baseurl"] = f"{book.site}/"
+    # A page may link to <colab:STEM>: the chapter as Colab opens it.
+    colab = f"https://colab.research.google.com/github/{book.repository.removeprefix('https://github.com/')}"
+    schemes = dict.fromkeys(("http", "https", "mailto"))
+    chapter = {"url": f"{colab}/blob/{book.colab_branch}/notebooks/{{{{path}}}}.ipynb", "classes": ["colab"]}
+    settings["sphinx"]["config"]["myst_url_schemes"] = schemes | {"colab": chapter}
+    if editions.PAGE in book.pages:
+        settings["sphinx"]["config"]["release"] = book.version
     return settings
+
+
+def inputs(book: Project, ran: Path) -> str:
+    """One hash of everything that staging reads: with it and the staged files unchanged, there is nothing to do."""
+    chapters = [ran / f"{stem}.ipynb" for stem in book.chapters]
+    # The package, its tests and the frozen results: pages are made from them, and the ledger is checked against them.
+    folders = [book.root / name for name in ("book", "notebooks", "grae_helpers", "results", "tests", "tools")]
+    files = [path for path in book.root.glob("*.*") if path.is_file()]
+    found = stamps.digest([*chapters, *folders, *files], book.root)
+    return stamps.key(found, book.edition, book.git("rev-parse", "HEAD"))
 
 
 def main(arguments: list[str]) -> int:
@@ -150,7 +176,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--run", type=Path, help="folder of the notebooks that ran (default: BUILD/run)")
     options = parser.parse_args(arguments)
     book = project.project(options)
-    stage(book, options.run and options.run.resolve())
+    ran = (options.run or book.build / "run").resolve()
+    now, before = inputs(book, ran), stamps.read(book, "stage")
+    if before == {"inputs": now, "staged": stamps.digest([book.build / "book"], book.build)}:
+        print("staged already: nothing that the pages are made from has changed")
+        return 0
+    stamps.forget(book, "stage")
+    staged = stage(book, ran)
+    stamps.write(book, "stage", inputs=now, staged=stamps.digest([staged], book.build))
     print(f"staged {len(book.pages)} pages, {len(book.chapters)} of them notebooks")
     return 0
 
