@@ -65,7 +65,7 @@ colab: $(READY)
 	@$(PY) -m tools.export_colab
 
 zip: $(READY)
-	@test -f _build/html/index.html || $(MAKE) book
+	@if test -f _build/html/index.html; then $(MAKE) site; else $(MAKE) book; fi
 	@$(PY) -m tools.offline
 
 edition: $(READY)

@@ -635,10 +635,10 @@ def frozen_curves(which: str):
 
 
 # %%
-frozen_slider("celeba")
+frozen_slider("celeba")  # shows nothing where no run on CelebA is kept
 
 # %% mystnb={"image": {"alt": "The frozen run on CelebA: total variation, share of short waves and spread of samples over beta, for both models, settled and as trained."}, "figure": {"caption": "Samples from the prior over β, frozen run on CelebA: models settled, and as they were trained. ± 2 standard errors. Dotted: the data.", "name": "fig-smoothness-celeba"}}
-figure = frozen_curves("celeba")
+figure = frozen_curves("celeba")  # likewise
 
 # %%
 frozen_slider("lfw")

@@ -643,7 +643,7 @@ def found_share(difference: float, n: int, trials: int = 2_000) -> float:
 
 least = {n: next(step / 4 for step in range(1, 100) if found_share(step / 4, n) >= 0.8) for n in (3, 5, 10)}
 assert least[3] > least[5] > least[10]
-show("The least difference that is found with a probability of 80 %, in quarters of a deviation: " + ", ".join(f"{value:g} with {n} runs" for n, value in least.items())
+show("The least difference that is found with a probability of 80 %, in standard deviations, rounded up to quarters: " + ", ".join(f"{value:g} with {n} runs" for n, value in least.items())
      + ". Over several β, Holm's correction asks for more. What is not found may well be there.")
 
 # %% [markdown]

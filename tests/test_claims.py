@@ -185,6 +185,19 @@ def test_a_ledger_that_is_no_list_is_refused(small):
         claims.load(small)
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("- id: K1\n  verdict: holds\n  verdict: refuted\n", "verdict: written twice\n.*line 1"),
+        ("- id: K1\n\tverdict: holds\n", "claims.yml: .*line 2"),
+    ],
+)
+def test_a_ledger_that_yaml_would_misread_is_refused(small, text, complaint):
+    (small.root / "book" / "claims.yml").write_text(text, "utf8")
+    with pytest.raises(ToolError, match=f"(?s){complaint}"):
+        claims.load(small)
+
+
 # The fixture
 
 
@@ -283,6 +296,11 @@ def test_the_page_shows_every_entry_with_its_evidence(small):
     assert "1. It is two.\n\n   Evidence: [K1](claim-k1) (holds)." in text
     assert "| holds | 1 | 0 | 0 |" in text and "| open | 14 | 4 | 5 |" in text
     assert '<option value="chapter-10-good">Good</option>' in text
+
+
+def test_an_edition_shows_its_own_tests(small, monkeypatch):
+    monkeypatch.setenv("GRAE_EDITION", "v0.1.0")
+    assert "/blob/v0.1.0/tests/test_good.py#L" in claims_page.page(write(small, ledger_of()), {})
 
 
 def test_a_ledger_that_is_not_in_order_stops_the_site(small):

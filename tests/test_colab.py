@@ -208,12 +208,17 @@ def test_the_extras_of_a_chapter_follow_from_its_imports(code, extras):
         ("see {cite}`kumar2020implicit`", "a role"),
         ("{prf:ref}`thm`", "a role"),
         ("(here)=\n# Here", "a label"),
+        ("$$x$$ (eq-x)", "a label"),
+        ("{#here .wide}\nWords", "a label"),
+        ("% to be written", "a comment"),
+        ("[a][b]\n\n[b]: figure.png", "a footnote, or an address"),
         (r"$\newcommand{\R}{\mathbb R}$", "a macro"),
         ("{{ version }}", "a substitution"),
         ("![a](figure.png)", "a page of the book or an address, got 'figure.png'"),
         ("[a](10_nowhere.ipynb)", "a page of the book or an address, got '10_nowhere.ipynb'"),
         ("[a](../../README.md)", "a page of the book or an address"),
         ('<img src="a.png">', "a link or picture in Markdown"),
+        ("<IMG SRC = 'a.png'>", "a link or picture in Markdown"),
     ],
 )
 def test_what_colab_would_show_raw_or_broken_is_refused(text, what):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from grae_helpers import decoding, jacobians, likelihoods, losses
 
-BATCH, LATENT, TOKENS, WIDTH = 3, 4, 5, 6
+BATCH, LATENT, TOKENS, WIDTH = 3, 4, 6, 6
 LOWER = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril()
 ATTENTION = {
     "plain": {},
@@ -22,20 +22,20 @@ ATTENTION = {
 
 
 class Attending(nn.Module):
-    """Latents → tokens, which attend to each other in two heads, then to an output in a memory order of its own."""
+    """Latents → tokens, which attend to each other in two heads, then make an image in another memory order."""
 
     def __init__(self, **options):
         super().__init__()
         self.options = options
-        self.tokens, self.out = nn.Linear(LATENT, 3 * TOKENS * WIDTH), nn.Linear(WIDTH, 2)
-        self.norm = nn.GroupNorm(2, TOKENS + 1)
+        self.tokens, self.out = nn.Linear(LATENT, 3 * TOKENS * WIDTH), nn.Linear(WIDTH, 4)
+        self.norm = nn.GroupNorm(2, 4)
 
     def forward(self, z: Tensor) -> Tensor:
         query, key, value = self.tokens(z).view(-1, 3, TOKENS, 2, WIDTH // 2).transpose(2, 3).unbind(1)
         mixed = F.scaled_dot_product_attention(query, key, value, **self.options)
-        mixed = self.out(mixed.transpose(1, 2).flatten(2))  # [batch, tokens, 2]
-        wide = torch.cat([mixed, mixed.softmax(1)[:, :1]], 1)
-        return self.norm(wide.transpose(1, 2).contiguous().transpose(1, 2)).flatten(1)
+        mixed = self.out(mixed.transpose(1, 2).flatten(2))  # [batch, tokens, 4]
+        image = (mixed + mixed.softmax(1)).transpose(1, 2).unflatten(2, (3, 2))  # channels last, in memory
+        return self.norm(image).flatten(1)
 
 
 def made(module: type[nn.Module] = Attending, **options) -> nn.Module:
@@ -58,7 +58,7 @@ def test_the_jacobian_through_attention_is_that_of_differences(options):
 def test_the_objective_trains_through_attention(options, fraction):
     """The gradient of GRAE≈ with respect to weights and code, against finite differences."""
     decoder, code = made(**options), normal(BATCH, LATENT).requires_grad_()
-    x = normal(BATCH, 2 * (TOKENS + 1), seed=1)
+    x = normal(BATCH, 4 * TOKENS, seed=1)
 
     def loss() -> Tensor:
         given = {"generator": torch.Generator().manual_seed(0), "regularizer_fraction": fraction, "n_columns": 2}

@@ -203,7 +203,8 @@ def test_publishing_follows_main_and_releases():
     on = read["publish.yml"][True]  # YAML takes the word `on` for a truth value
     assert on["push"] == {"branches": ["main"]}
     assert on["workflow_run"] == {"workflows": [read["release.yml"]["name"]], "types": ["completed"]}
-    assert "conclusion == 'success'" in read["publish.yml"]["jobs"]["build"]["if"]
+    condition = read["publish.yml"]["jobs"]["build"]["if"]
+    assert "conclusion == 'success'" in condition and condition.startswith("github.ref == 'refs/heads/main' && (")
     assert read["publish.yml"]["jobs"]["deploy"]["needs"] == "build"
     assert read["release.yml"][True] == {"push": {"tags": ["v*"]}}
     assert read["release.yml"]["env"]["GRAE_EDITION"] == "${{ github.ref_name }}"

@@ -368,6 +368,36 @@ def test_exported_links_lead_to_the_site(exported):
     assert f"[the start]({book.site}/intro.html#a-place)" in notebook.cells[0].source
 
 
+def test_export_says_that_a_new_chapter_is_in_no_commit(exported, capsys):
+    book, _ = exported
+    (book.root / ".gitignore").write_text("build/\n.gitignore\n", "utf8")
+    assert export_colab.main(["--root", str(book.root)]) == 0
+    assert "uncommitted" not in capsys.readouterr().out
+    book.source("11_new").write_text(GOOD + "\n# %%\nfrom . import here\n", "utf8")
+    assert export_colab.main(["--root", str(book.root)]) == 0
+    assert "uncommitted changes are not in the commit" in capsys.readouterr().out
+
+
+def test_export_names_the_notebook_that_is_no_plain_python(exported):
+    book, _ = exported
+    book.source("10_good").write_text(GOOD + "\n# %%\n%matplotlib inline\n", "utf8")
+    with pytest.raises(ToolError, match=r"10_good\.py: expected plain Python in its code, got '%matplotlib inline'"):
+        export_colab.export(book)
+
+
+@pytest.mark.parametrize(
+    ("address", "fits"),
+    [("https://github.com/a/b.git", True), ("https://github.com/a/b c", False), ("git@github.com:a/b", False)],
+)
+def test_the_repository_s_address_is_one_that_others_can_be_made_of(tmp_path, address, fits):
+    (tmp_path / "pyproject.toml").write_text(f'[project.urls]\nRepository = "{address}"\n', "utf8")
+    if fits:
+        assert Project(tmp_path).repository == "https://github.com/a/b"
+    else:
+        with pytest.raises(ToolError, match="Repository should be https"):
+            _ = Project(tmp_path).repository
+
+
 def test_export_without_a_commit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     with pytest.raises(ToolError, match="no commit"):

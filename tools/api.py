@@ -188,8 +188,9 @@ and regularises an autoencoder in a line:
 ```pycon
 >>> import torch
 >>> from grae_helpers import likelihoods, losses
->>> encoder, decoder, x = torch.nn.Linear(6, 2), torch.nn.Linear(2, 6), torch.zeros(8, 6)
->>> terms = losses.grae_approx(x, encoder(x), decoder, likelihoods.Gaussian(), beta=0.1)
+>>> encoder, decoder = torch.nn.Linear(6, 2), torch.nn.Linear(2, 6)
+>>> x, pixels = torch.zeros(8, 6), likelihoods.Gaussian()
+>>> terms = losses.grae_approx(x, encoder(x), decoder, pixels, beta=0.1)
 >>> terms.total.mean().backward()
 ```
 

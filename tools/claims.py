@@ -40,7 +40,10 @@ Entry = dict
 def load(book: Project) -> list[Entry]:
     """The entries of book/claims.yml in the order of the papers."""
     path = book.root / "book" / "claims.yml"
-    entries = copy.deepcopy(_read(path, path.stat().st_mtime_ns))
+    try:
+        entries = copy.deepcopy(_read(path, path.stat().st_mtime_ns))
+    except yaml.YAMLError as error:
+        raise ToolError(f"book/claims.yml: {error}") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ToolError("book/claims.yml: expected a list of entries, each a mapping")
     return sorted(entries, key=lambda entry: order(str(entry.get("id"))))
@@ -49,7 +52,17 @@ def load(book: Project) -> list[Entry]:
 @lru_cache(maxsize=8)
 def _read(path: Path, changed: int) -> object:
     """The file as it was changed last; every chapter asks for it."""
-    return yaml.load(path.read_text("utf8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return yaml.load(path.read_text("utf8"), _Loader)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Refuses a field that is written twice: YAML would keep the last, also where two entries ran into one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)}: written twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def order(name: str) -> tuple:

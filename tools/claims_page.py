@@ -28,7 +28,8 @@ that a reader sees what is to come.
 |---|{rule}|
 {counts}
 
-*Holds as corrected* means that the statement is true after a repair, which is in the [errata](errata.md).
+*Holds as corrected* means that the statement is true after a repair, which is in the [errata](errata.md) or stands in
+the entry.
 *Reproduced at a stated smaller size* means that the paper's experiment was run with less of something, and the entry
 says of what.
 *Open* means that nothing here decides it; a note says why.
@@ -43,7 +44,7 @@ The abstract of {kumar} in our words, statement by statement.
 
 {form}
 """
-ROWS = "What the papers say about the matter of this chapter, from the [ledger of all claims](../claims.md)."
+ROWS = "What the paper says on the subject of this chapter, with our verdicts, from [all claims](../claims.md)."
 FORM = """\
 ```{{raw}} html
 <form id="claims-filter" class="claims-filter" hidden>
@@ -224,6 +225,6 @@ def slug(heading: str) -> str:
 
 
 def source_address(book: Project, test: str) -> str:
-    """The test's source in the repository, at its line."""
+    """The test's source in the repository, at its line, as this edition has it."""
     file, (line, _) = test.split("::")[0], claims.claim_calls(book).functions[test]
-    return f"{book.repository}/blob/HEAD/{file}#L{line}"
+    return f"{book.repository}/blob/{book.edition or 'HEAD'}/{file}#L{line}"

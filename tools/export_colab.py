@@ -75,13 +75,15 @@ NOT_OF_A_CHAPTER = ("book", "test", "cluster")
 
 TARGET = re.compile(
     r"(?P<verbatim>^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)|(?P<tick>`+).+?(?P=tick)|\$\$.+?\$\$|\$[^$\n]+\$)"
-    r"|\]\((?P<target>[^)\s]+)|(?P<html><[^>]+\b(?:src|href)=)",
-    re.M | re.S,
+    r"|\]\((?P<target>[^)\s]+)|(?P<html><[^>]+\b(?:src|href)\s*=)",
+    re.M | re.S | re.I,
 )
 RAW = {
     "a directive": re.compile(r"^\s*(?:```|~~~|:::+)\s*\{|^\s*:::", re.M),
     "a role": re.compile(r"\{[a-zA-Z][\w:+-]*\}`"),
-    "a label": re.compile(r"^\([\w:-]+\)=\s*$", re.M),
+    "a label": re.compile(r"^\([\w:-]+\)=\s*$|\$\$\s*\([\w:-]+\)\s*$|(?:^|\])\{[#.][\w-]", re.M),
+    "a comment": re.compile(r"^%.*", re.M),
+    "a footnote, or an address apart from its link": re.compile(r"^ {0,3}\[[^\]\n]+\]:.*", re.M),
     "a macro": re.compile(r"\\(?:re)?newcommand|\\def\b|\\DeclareMathOperator"),
     "a substitution": re.compile(r"\{\{.+?\}\}"),
 }
@@ -111,8 +113,12 @@ def clean(book: Project, source: Path, at: str) -> nbformat.NotebookNode:
             cell.source = plain(cell.source, book, f"{source.name}, cell {number}")
         _simplify(cell)
     first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"), len(notebook.cells))
-    text = setup(book, at, extras(book, notebook), "device" in parameters)
-    notebook.cells.insert(first, _code(text, "colab-setup"))
+    try:
+        needed = extras(book, notebook)
+    except SyntaxError as error:
+        line = (error.text or "").strip()
+        raise ToolError(f"{source.name}: expected plain Python in its code, got {line!r}") from error
+    notebook.cells.insert(first, _code(setup(book, at, needed, "device" in parameters), "colab-setup"))
     for place in [name for name in PLACES if name in parameters]:
         settings = [name for name in parameters if name not in CHANGEABLE]
         notebook.cells.insert(first + 2, _code(drive(source.stem, place, settings), "colab-drive"))
@@ -163,7 +169,7 @@ def extras(book: Project, notebook: nbformat.NotebookNode) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module == "grae_helpers":
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            imported |= {node.module.split(".")[0]}
+            imported |= {(node.module or "").split(".")[0]}
     known = book.pyproject["project"].get("optional-dependencies", {})
     brings = {name: {name, *(Requirement(entry).name for entry in entries)} for name, entries in known.items()}
     return sorted(name for name in brings if name not in NOT_OF_A_CHAPTER and brings[name] & imported)
@@ -202,7 +208,7 @@ def address(target: str, book: Project, where: str) -> str:
 def main(arguments: list[str]) -> int:
     book = project.project(project.parser(__doc__.splitlines()[0]).parse_args(arguments))
     written = export(book)
-    if book.git("status", "--porcelain", "--untracked-files=no"):
+    if book.git("status", "--porcelain"):
         print("note: uncommitted changes are not in the commit that the notebooks install")
     print(f"{len(written)} notebooks for {book.repository}/tree/{book.colab_branch}")
     return 0

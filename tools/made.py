@@ -38,8 +38,8 @@ print(_process())"""
 INTRODUCTION = """\
 # How the results were made
 
-This page is written when the site is built. What it says of a **frozen** result stands in the result's manifest,
-whose checksums were compared with the files; what it says of a **live** one was recorded while the chapter ran.
+What is said here of a **frozen** result stands in its manifest, whose checksums were compared with the files; what is
+said of a **live** one was recorded while the chapter ran for this site.
 [How results are labelled](intro.md#how-results-are-labelled) explains the two words, and the budgets `test`, `book`
 and `full`.
 

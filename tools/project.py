@@ -40,8 +40,8 @@ class Project:
     @property
     def repository(self) -> str:
         """The repository's address: the only place that says it is `[project.urls]`."""
-        url = self.pyproject.get("project", {}).get("urls", {}).get("Repository", "").rstrip("/")
-        if not re.fullmatch(r"https://github\.com/[^/]+/[^/]+", url):
+        url = self.pyproject.get("project", {}).get("urls", {}).get("Repository", "").rstrip("/").removesuffix(".git")
+        if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
             wanted = "[project.urls] Repository should be https://github.com/owner/name"
             raise ToolError(f"pyproject.toml: {wanted}, got {url!r}")
         return url
