@@ -56,7 +56,7 @@ def lighten(notebook: dict) -> None:
     that would not be smaller, stays as it is. Changes the notebook in place. Raises ToolError for what is no PNG.
     """
     for data in _outputs(notebook, "image/png"):
-        content = base64.b64decode("".join(data["image/png"]))
+        content = _content("png", "".join("".join(data["image/png"]).split()))
         kind, lighter = _lighter(content)
         if len(lighter) < len(content):
             del data["image/png"]

@@ -96,7 +96,8 @@ def check(book: Project, ran: Path) -> dict[str, Path]:
     ]
     wrong += [f"{page}: is in _toc.yml, but not in book/" for page in book.pages if not _exists(book, page)]
     if wrong:
-        raise ToolError("not fit for the site:\n" + "\n".join(f"  {line}" for line in wrong))
+        listing = "\n".join(f"  {line}" for line in wrong)
+        raise ToolError(f"not fit for the site (`make book ARGS=--again` runs every chapter again):\n{listing}")
     return found
 
 
