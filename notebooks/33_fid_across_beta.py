@@ -329,7 +329,8 @@ def described(rows: list[dict], label: str) -> None:
 
 learnt = [row["error"] < row["trivial_error"] for row in rows if row["objective"] in PAIR and row["beta"] <= 0.1]
 show(f"{sum(learnt)} of the {len(learnt)} β-VAEs and GRAE≈s at β ≤ 0.1 reconstruct held-out images better than the mean image does.")
-assert steps or sweep or all(learnt), "at a small β, a model did not learn"
+as_given = not (steps or sweep or repeats or betas)  # at 60 steps, another seed or β may not be there yet
+assert all(learnt) or not as_given, "at a small β, a model did not learn"
 label = f"Sweep {Path(sweep).name}" if sweep else f"Live sweep, `{budget}` budget"
 described(rows, label)
 

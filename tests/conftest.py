@@ -23,6 +23,7 @@ def tool(name: str, *arguments: object, expect: int | None = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Processes share the tests file by file; whatever looks at the built book stays with the one that builds it."""
     for item in items:

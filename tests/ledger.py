@@ -53,7 +53,8 @@ def _compare(name: str, ours: object, expected: object, tolerance: float) -> Non
 @pytest.fixture
 def claim(request) -> Iterator[Claims]:
     """Called by a test as `claim(id, verdict, ours=…)`; the test must make every claim that names it."""
-    found = Claims(request.node.nodeid.split("[")[0], entries())
+    test = request.node.nodeid.split("[")[0].split("@")[0]  # without its parameters and its group
+    found = Claims(test, entries())
     failed = request.session.testsfailed
     yield found
     if request.session.testsfailed == failed and (missing := found.missing()):

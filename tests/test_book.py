@@ -126,3 +126,10 @@ def test_the_theme_has_a_colour_scheme_switch_and_one_sidebar_toggle(site):
     intro = page(site / f"{Project().toc['root']}.html")
     assert intro.xpath("//*[contains(@class, 'theme-switch-button')]")
     assert len(intro.xpath("//button[contains(@class, 'primary-toggle')]")) == 1
+
+
+@chapters
+def test_a_hidden_cell_says_that_it_is_a_solution(site, stem):
+    cells = "//details[contains(@class, 'hide') and contains(@class, 'above-input')]/summary"
+    hidden = page(site / "notebooks" / f"{stem}.html").xpath(cells)
+    assert hidden and all("Show the solution" in summary.text_content() for summary in hidden)

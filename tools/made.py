@@ -222,7 +222,7 @@ def _where(book: Project, found: dict) -> list[tuple[str, str]]:
     changed = ", with changes that were not committed" if found["dirty"] else ""
     return [
         ("Device", found["device"]),
-        ("System", f"{found['platform']}, Python {found['python']}"),
+        ("System", f"{' '.join(found['platform'].split('-')[:2])}, Python {found['python']}"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
         ("Commit", commit + changed),
         ("Day", str(found["time"])[:10]),

@@ -18,6 +18,8 @@ from tools.project import Project, ToolError
 
 SHORTEST = 0.1
 """Seconds: a notebook that took less did not really run."""
+SOLUTION = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+"""What stands on a cell that is hidden until it is asked for: chapters hide nothing but solutions."""
 
 GENERATED: dict[str, Callable[[Project, dict[str, Path]], str]] = {
     "claims": claims_page.page,
@@ -140,6 +142,8 @@ def _copy_notebook(book: Project, path: Path, target: Path) -> None:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":  # numbers for the table of a sweep are shown by the cells beside them
             cell["outputs"] = [output for output in cell["outputs"] if RECORD not in output.get("data", {})]
+        if "hide-cell" in cell["metadata"].get("tags", []):
+            cell["metadata"].setdefault("mystnb", {}).update(SOLUTION)
     claims_page.add_rows(book, target.stem, notebook)
     frames.extract(notebook, target)
     frames.lighten(notebook)
