@@ -37,7 +37,7 @@ site: $(READY)
 	@$(PY) -m tools.build_book
 
 test: $(READY)
-	@$(PY) -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	@$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 serve: $(READY)
 	@test -f _build/html/index.html || $(MAKE) book

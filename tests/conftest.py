@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from ledger import claim  # noqa: F401 - a fixture for every test
 
 from grae_helpers.executors import cores
@@ -23,33 +24,33 @@ def tool(name: str, *arguments: object, expect: int | None = 0) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Processes share the tests file by file; whatever looks at the built book stays with the one that builds it."""
-    for item in items:
-        of_the_book = "book_that_ran" if {"ran", "site"} & set(getattr(item, "fixturenames", ())) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(of_the_book))
-
-
 @pytest.fixture(scope="session")
 def book(tmp_path_factory) -> Project:
-    """This checkout, with everything derived in a temporary folder."""
-    folder = tmp_path_factory.mktemp("book")
+    """This checkout, with everything derived in a temporary folder that all processes of a test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "book"
+    folder.mkdir(exist_ok=True)
     return Project(ROOT, folder / "build", folder / "html")
 
 
 @pytest.fixture(scope="session")
 def ran(book) -> Path:
     """The notebooks as they ran on the test budget; one that failed is missing, and the lines beside say why."""
-    jobs = min(4, cores())
-    printed = tool("run_notebooks", "--build", book.build, "--budget", "test", "--jobs", jobs, expect=None)
-    (book.build / "printed.txt").write_text(printed, "utf8")
+    said = book.html.parent / "printed.txt"
+    with FileLock(said.with_suffix(".lock")):
+        if not said.is_file():
+            jobs = min(4, cores())
+            said.write_text(
+                tool("run_notebooks", "--build", book.build, "--budget", "test", "--jobs", jobs, expect=None), "utf8"
+            )
     return book.build / "run"
 
 
 @pytest.fixture(scope="session")
 def site(book, ran) -> Path:
     """The whole site, built from those notebooks."""
-    tool("stage_book", "--build", book.build)
-    tool("build_book", "--build", book.build, "--html", book.html)
+    with FileLock(book.html.with_suffix(".lock")):
+        if not (book.html / "index.html").is_file():
+            tool("stage_book", "--build", book.build)
+            tool("build_book", "--build", book.build, "--html", book.html)
     return book.html

@@ -92,7 +92,7 @@ def test_markdown_reads_well_outside_the_site(source):
 def test_it_runs_on_the_test_budget(source, ran):
     """A notebook that failed is not there, and staging refuses one with a cell that did not run."""
     path = ran / f"{source.stem}.ipynb"
-    assert path.is_file(), (ran.parent / "printed.txt").read_text("utf8")
+    assert path.is_file(), (ran.parents[1] / "printed.txt").read_text("utf8")
     notebook = nbformat.read(path, as_version=4)
     assert notebook.metadata["grae"]["parameters"]["budget"] == "test"
     assert list(stage_book.problems(notebook, source)) == []
