@@ -1,8 +1,10 @@
 """The book, run and built once for all the tests that look at it."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,15 @@ def tool(name: str, *arguments: object, expect: int | None = 0) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert expect is None or done.returncode == expect, f"{' '.join(command[1:])}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+@pytest.fixture(autouse=True)
+def usual_interrupt() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, whatever a library that an earlier test imported has made of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    if before is not None:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
